@@ -1,0 +1,3 @@
+//! The simulators as a program: `baton-sim jumpcloud`, `baton-sim conductorone`, `baton-sim demo`.
+
+fn main() {}

@@ -1,0 +1,239 @@
+//! The port to the directory: what the sync engine and the task handlers need of a connector.
+//!
+//! The messages are those of `c1.connector.v2`; [`Page`] carries one page of a listing.
+
+use async_trait::async_trait;
+
+use crate::{
+    error::{Class, Classify, Code},
+    proto::{Any, connector as v2},
+};
+
+pub mod jumpcloud;
+
+/// One page of a listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// The rows, in the order of the directory.
+    pub items: Vec<T>,
+    /// Opaque and non-empty; `None` on the last page.
+    pub next: Option<String>,
+    /// Annotations of the response, such as `EnqueuePageTokens`.
+    pub annotations: Vec<Any>,
+}
+
+impl<T> Page<T> {
+    /// A page without successor and annotations.
+    pub fn last(items: Vec<T>) -> Self {
+        Self {
+            items,
+            next: None,
+            annotations: Vec::new(),
+        }
+    }
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self::last(Vec::new())
+    }
+}
+
+/// What every listing of one sync has in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SyncScope {
+    /// The id of the running sync; state kept between calls belongs to it and ends with [`Connector::cleanup`].
+    pub sync_id: String,
+    /// The resource types that this sync reads; empty means all. Lets a connector skip what nobody will store.
+    pub resource_type_ids: Vec<String>,
+}
+
+/// A directory that can be synced. Methods are called concurrently; every future is cancel-safe.
+#[async_trait]
+pub trait Connector: Send + Sync + 'static {
+    /// Name, description, capabilities and account schema, as sent in Hello.
+    fn metadata(&self) -> v2::ConnectorMetadata;
+
+    /// Checks the credentials and each permission that a sync needs.
+    ///
+    /// The answer is a list of warnings for people (a read-only key, an optional part that is switched off).
+    async fn validate(&self) -> Result<Vec<String>, Error>;
+
+    /// All resource types, in a fixed order.
+    fn resource_types(&self) -> Vec<v2::ResourceType>;
+
+    /// One page of the resources of a type under a parent (`None` = top level).
+    async fn list_resources(
+        &self,
+        scope: &SyncScope,
+        resource_type_id: &str,
+        parent: Option<&v2::ResourceId>,
+        page: Option<&str>,
+    ) -> Result<Page<v2::Resource>, Error>;
+
+    /// One resource by id (targeted sync).
+    async fn get_resource(
+        &self,
+        scope: &SyncScope,
+        id: &v2::ResourceId,
+    ) -> Result<v2::Resource, Error>;
+
+    /// Entitlement templates that every resource of a type has; most types have none.
+    async fn list_static_entitlements(
+        &self,
+        _scope: &SyncScope,
+        _resource_type_id: &str,
+        _page: Option<&str>,
+    ) -> Result<Page<v2::Entitlement>, Error> {
+        Ok(Page::default())
+    }
+
+    /// One page of the entitlements of a resource.
+    async fn list_entitlements(
+        &self,
+        scope: &SyncScope,
+        resource: &v2::Resource,
+        page: Option<&str>,
+    ) -> Result<Page<v2::Entitlement>, Error>;
+
+    /// One page of the grants on the entitlements of a resource.
+    async fn list_grants(
+        &self,
+        scope: &SyncScope,
+        resource: &v2::Resource,
+        page: Option<&str>,
+    ) -> Result<Page<v2::Grant>, Error>;
+
+    /// Warnings gathered since the sync began (dangling members, guessed roles); emptied by the call.
+    fn take_warnings(&self, _sync_id: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Ends a sync: everything kept for it is dropped, whether the sync succeeded or not.
+    async fn cleanup(&self, sync_id: &str);
+}
+
+/// A failure of the directory, or of a request that it cannot serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The directory answered with an HTTP error.
+    #[error("{method} {endpoint} answered {status}{}", detail(.message))]
+    Http {
+        /// The HTTP method.
+        method: &'static str,
+        /// The path template, such as `/api/v2/usergroups/{id}/members`.
+        endpoint: &'static str,
+        /// The status code.
+        status: u16,
+        /// The directory's own words, trimmed; empty when there were none.
+        message: String,
+        /// How long the directory asks to wait.
+        retry_after: Option<std::time::Duration>,
+    },
+    /// The request did not get an answer.
+    #[error("{method} {endpoint} got no answer ({kind})")]
+    Transport {
+        /// The HTTP method.
+        method: &'static str,
+        /// The path template.
+        endpoint: &'static str,
+        /// `connect`, `timeout`, `body`, `tls` or `other`.
+        kind: &'static str,
+        /// The cause, without the URL.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The answer could not be understood.
+    #[error("{method} {endpoint} answered what cannot be read: field {field}: {problem}")]
+    Decode {
+        /// The HTTP method.
+        method: &'static str,
+        /// The path template.
+        endpoint: &'static str,
+        /// The path of the field inside the answer, `.` for the whole.
+        field: String,
+        /// What is wrong with it, without the value.
+        problem: String,
+    },
+    /// The object asked for does not exist.
+    #[error("{what} not found")]
+    NotFound {
+        /// Kind and id.
+        what: String,
+    },
+    /// The request names something that this connector does not have, or in the wrong form.
+    #[error("{what}")]
+    Invalid {
+        /// The field, its shape and what to do.
+        what: String,
+    },
+    /// One or more permissions that the sync needs are missing.
+    #[error("{what}")]
+    Permission {
+        /// Every missing permission and what to do.
+        what: String,
+    },
+    /// The credentials were refused.
+    #[error("{what}")]
+    Unauthenticated {
+        /// Which credential and what to do.
+        what: String,
+    },
+    /// A failure on our own side, such as a full disk.
+    #[error("{what}")]
+    Local {
+        /// What was being done.
+        what: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn detail(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Http {
+                status: 429,
+                retry_after,
+                ..
+            } => Class::Throttled(*retry_after),
+            Self::Http {
+                status,
+                retry_after,
+                ..
+            } => match (Code::from_http(*status).class(), retry_after) {
+                (Class::Retryable, Some(after)) => Class::Throttled(Some(*after)),
+                (class, _) => class,
+            },
+            Self::Transport { .. } | Self::Local { .. } => Class::Retryable,
+            Self::NotFound { .. } => Class::NotFound,
+            Self::Decode { .. } | Self::Invalid { .. } => Class::Permanent,
+            Self::Permission { .. } | Self::Unauthenticated { .. } => Class::Auth,
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Http { status, .. } => Code::from_http(*status),
+            Self::Transport {
+                kind: "timeout", ..
+            } => Code::DeadlineExceeded,
+            Self::Transport { .. } => Code::Unavailable,
+            Self::Decode { .. } | Self::Local { .. } => Code::Internal,
+            Self::NotFound { .. } => Code::NotFound,
+            Self::Invalid { .. } => Code::InvalidArgument,
+            Self::Permission { .. } => Code::PermissionDenied,
+            Self::Unauthenticated { .. } => Code::Unauthenticated,
+        }
+    }
+}

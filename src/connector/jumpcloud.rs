@@ -1,0 +1,4 @@
+//! JumpCloud as a connector.
+
+pub mod client;
+pub mod wire;

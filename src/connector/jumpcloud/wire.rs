@@ -1,0 +1,1 @@
+//! JSON types exactly as JumpCloud serves them; unknown fields are ignored, missing ones tolerated.

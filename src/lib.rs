@@ -1,0 +1,33 @@
+//! A self-hosted JumpCloud connector for ConductorOne.
+//!
+//! ```text
+//! control_plane ──► dispatch ──► handlers ──► connector (jumpcloud ──► http)
+//!       ▲                           │  └────► syncer ──► c1z
+//!       └────────── upload ─────────┴───────────────────┘
+//! below all: model proto error clock config telemetry crypto supervisor      above all: app, cli, main
+//! ```
+//!
+//! The path of one task: `control_plane::grpc` polls, `dispatch` takes a slot and hands the task to the handler of its
+//! kind, the handler works through `connector` (and, for a sync, `syncer` into `c1z`), the result goes back as
+//! `FinishTask`, and a file goes back through `control_plane::upload`. `ARCHITECTURE.md` tells the whole story.
+
+pub mod admin;
+pub mod app;
+pub mod c1z;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod connector;
+pub mod control_plane;
+pub mod crypto;
+pub mod dispatch;
+pub mod error;
+pub mod handlers;
+pub mod http;
+pub mod model;
+pub mod proto;
+#[cfg(feature = "simulator")]
+pub mod sim;
+pub mod supervisor;
+pub mod syncer;
+pub mod telemetry;

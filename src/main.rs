@@ -1,0 +1,3 @@
+//! The daemon and the one-shot command.
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! The two simulators: products of their own, used by the tests, by the demo and by people.
+
+pub mod conductorone;
+pub mod jumpcloud;

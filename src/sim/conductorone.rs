@@ -1,0 +1,1 @@
+//! A simulated ConductorOne: the BatonService over TLS and the token endpoint.

@@ -1,0 +1,25 @@
+//! The integration tests, one binary so that it is linked once.
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "tests fail by panicking, and nobody imports them"
+)]
+
+mod architecture;
+mod bad_input;
+mod c1z_file;
+mod cli;
+mod contract;
+mod control_plane;
+mod dispatch;
+mod jumpcloud_client;
+mod jumpcloud_sim;
+mod jumpcloud_sync;
+mod process;
+mod recovery;
+mod sim_conductorone;
