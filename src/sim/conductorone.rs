@@ -33,6 +33,7 @@ mod upload;
 
 pub use control::{Control, full_sync, hello};
 pub use program::{Args, run};
+pub(in crate::sim) use program::{write as write_file, write_credentials};
 pub use script::{
     Names, Outcome, Script, Step, SyncOptions, TaskSpec, Time, WaitForFinish, WaitForTask,
 };
