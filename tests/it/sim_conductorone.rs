@@ -84,7 +84,7 @@ fn token_form(sim: &ConductorOneSim) -> TokenForm {
     TokenForm {
         header: json!({
             "alg": "EdDSA",
-            "nonce": nonce.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            "nonce": format!("{:032x}", u128::from_be_bytes(nonce)),
         }),
         claims: json!({
             "iss": id, "sub": id, "aud": "127.0.0.1",
@@ -513,21 +513,21 @@ async fn every_wrong_part_of_a_token_request_is_caught_by_name() {
             add(form, "grant_type", "password");
         }),
         ("grant_type", |form| {
-            add(form, "grant_type", "client_credentials")
+            add(form, "grant_type", "client_credentials");
         }),
         ("scope", |form| add(form, "scope", "all")),
         ("client_secret", |form| {
-            add(form, "client_secret", "SECRETSEED")
+            add(form, "client_secret", "SECRETSEED");
         }),
         ("client_assertion_type", |form| {
             remove(form, "client_assertion_type");
             add(form, "client_assertion_type", "jwt");
         }),
         ("client_assertion", |form| {
-            add(form, "client_assertion", "a.b")
+            add(form, "client_assertion", "a.b");
         }),
         ("client_assertion header", |form| {
-            add(form, "client_assertion", "%%.e30.e30")
+            add(form, "client_assertion", "%%.e30.e30");
         }),
         ("header alg", |form| form.header["alg"] = json!("HS256")),
         ("header nonce", |form| form.header["nonce"] = json!("ABC")),
@@ -536,18 +536,18 @@ async fn every_wrong_part_of_a_token_request_is_caught_by_name() {
         ("claim iss", |form| form.claims["iss"] = json!("someone")),
         ("claim sub", |form| form.claims["sub"] = Value::Null),
         ("claim aud", |form| {
-            form.claims["aud"] = json!(["127.0.0.1"])
+            form.claims["aud"] = json!(["127.0.0.1"]);
         }),
         ("claim aud", |form| {
-            form.claims["aud"] = json!("127.0.0.1:443")
+            form.claims["aud"] = json!("127.0.0.1:443");
         }),
         ("claim jti", |form| form.claims["jti"] = json!("1")),
         ("claim iat", |form| form.claims["iat"] = json!(1.5)),
         ("claim nbf", |form| {
-            form.claims["nbf"] = form.claims["iat"].clone()
+            form.claims["nbf"] = form.claims["iat"].clone();
         }),
         ("claim exp", |form| {
-            form.claims["exp"] = json!(9_999_999_999_i64)
+            form.claims["exp"] = json!(9_999_999_999_i64);
         }),
     ];
     let sim = quick().await;
@@ -623,7 +623,7 @@ async fn a_secret_can_be_rejected_and_the_endpoint_taken_down() {
     let (status, body) = post_form(&sim, token_form(&sim)).await;
     assert_eq!((status, &body["error"]), (401, &json!("invalid_client")));
     sim.reject_secret(false);
-    sim.token_endpoint_down_for(Duration::from_secs(3600));
+    sim.token_endpoint_down_for(Duration::from_hours(1));
     assert_eq!(post_form(&sim, token_form(&sim)).await.0, 503);
     sim.token_endpoint_down_for(Duration::ZERO);
     assert_eq!(post_form(&sim, token_form(&sim)).await.0, 200);
@@ -634,7 +634,7 @@ async fn a_secret_can_be_rejected_and_the_endpoint_taken_down() {
 async fn tokens_expire_and_can_be_revoked() {
     let clock = ManualClock::new(jiff::Timestamp::now());
     let sim = ConductorOneSim::start(Config {
-        token_life: Duration::from_secs(60),
+        token_life: Duration::from_mins(1),
         next_poll: None,
         clock: Arc::new(clock.clone()),
         ..Config::default()
@@ -712,10 +712,10 @@ async fn every_broken_field_of_hello_is_caught_by_path() {
             hello.os_info.as_mut().unwrap().kernel_arch.clear();
         }),
         ("connector_metadata".into(), |hello| {
-            hello.connector_metadata = None
+            hello.connector_metadata = None;
         }),
         ("connector_metadata.display_name".into(), |hello| {
-            described(hello).display_name.clear()
+            described(hello).display_name.clear();
         }),
         ("connector_metadata.help_url".into(), |hello| {
             described(hello).help_url = "http://example.com".into();
@@ -738,7 +738,7 @@ async fn every_broken_field_of_hello_is_caught_by_path() {
             described(hello).annotations = vec![any];
         }),
         ("connector_metadata.capabilities".into(), |hello| {
-            described(hello).capabilities = None
+            described(hello).capabilities = None;
         }),
         (
             "connector_metadata.capabilities.connector_capabilities[0]".into(),
@@ -868,16 +868,16 @@ async fn every_broken_rule_of_finish_is_caught() {
         ("final_state", |finish| finish.final_state = None),
         ("status", |finish| finish.status = None),
         ("status", |finish| {
-            finish.final_state = Some(FinalState::Success(Success::default()))
+            finish.final_state = Some(FinalState::Success(Success::default()));
         }),
         ("status.code", |finish| {
-            finish.status.as_mut().unwrap().code = 0
+            finish.status.as_mut().unwrap().code = 0;
         }),
         ("status.code", |finish| {
-            finish.status.as_mut().unwrap().code = 17
+            finish.status.as_mut().unwrap().code = 17;
         }),
         ("status.message", |finish| {
-            finish.status.as_mut().unwrap().message.clear()
+            finish.status.as_mut().unwrap().message.clear();
         }),
         ("status.details[0].type_url", |finish| {
             finish.status.as_mut().unwrap().details = vec![Any::default()];
@@ -1302,7 +1302,7 @@ async fn a_call_can_be_failed_and_delayed() {
     assert_eq!(client.next().await.unwrap_err().code(), Code::Internal);
     client.next().await.unwrap();
     sim.wait_for_calls(Rpc::GetTask, 3, PATIENCE).await.unwrap();
-    sim.delay(Rpc::GetTask, Duration::from_secs(3600));
+    sim.delay(Rpc::GetTask, Duration::from_hours(1));
     let mut request = client.request(BatonServiceGetTaskRequest { host_id: host() });
     request.set_timeout(Duration::from_millis(100));
     client.grpc.get_task(request).await.unwrap_err();
