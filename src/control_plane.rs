@@ -7,7 +7,10 @@ use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::proto::{Any, RpcStatus, baton};
+use crate::{
+    error::{Class, Classify, Code},
+    proto::{Any, RpcStatus, baton},
+};
 
 /// What a poll brought.
 #[derive(Debug, Default)]
@@ -73,7 +76,30 @@ pub trait ControlPlane: Send + Sync + 'static {
     async fn upload(&self, task_id: &str, file: &Path) -> Result<(), Error>;
 }
 
-/// Placeholder until the gRPC implementation defines its failures.
+/// A call that ConductorOne did not answer with success.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {}
+pub enum Error {
+    /// The call ended with a status.
+    #[error("{call} failed with {code}: {message}")]
+    Status {
+        /// The name of the call.
+        call: &'static str,
+        /// The status code.
+        code: Code,
+        /// The server's own words, or the transport's.
+        message: String,
+    },
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        self.code().class()
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Status { code, .. } => *code,
+        }
+    }
+}
