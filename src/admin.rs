@@ -243,5 +243,3 @@ impl Admin {
     }
 }
 
-#[cfg(test)]
-mod tests;

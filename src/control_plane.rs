@@ -76,25 +76,34 @@ pub trait ControlPlane: Send + Sync + 'static {
     async fn upload(&self, task_id: &str, file: &Path) -> Result<(), Error>;
 }
 
-/// A call that ConductorOne did not answer with success.
+/// A call to ConductorOne that did not succeed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The call ended with a status.
-    #[error("{call} failed with {code}: {message}")]
+    /// ConductorOne answered with an error.
+    #[error("ConductorOne answered {operation} with {code}: {message}")]
     Status {
-        /// The name of the call.
-        call: &'static str,
-        /// The status code.
+        /// Name of the RPC.
+        operation: &'static str,
+        /// Its code.
         code: Code,
-        /// The server's own words, or the transport's.
+        /// Its text, cut to a length that a log line bears.
         message: String,
+        /// The pause that it asks for.
+        retry_after: Option<Duration>,
     },
 }
 
 impl Classify for Error {
     fn class(&self) -> Class {
-        self.code().class()
+        match self {
+            Self::Status {
+                code: Code::ResourceExhausted,
+                retry_after,
+                ..
+            } => Class::Throttled(*retry_after),
+            Self::Status { code, .. } => code.class(),
+        }
     }
 
     fn code(&self) -> Code {

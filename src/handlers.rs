@@ -424,5 +424,3 @@ fn quoted(name: &str) -> String {
     }
 }
 
-#[cfg(test)]
-mod tests;
