@@ -1,1 +1,341 @@
-//! (to be written)
+//! The configuration: one value, resolved and checked whole before anything starts.
+//!
+//! Owns the table of settings, the order of their sources (flag, then environment, then file, then default), every rule
+//! about them and the only access of the crate to the process environment. Never starts anything and never talks to the
+//! network. Invariants: a [`Config`] that exists is valid; all problems are reported at once; no value of a secret and no
+//! value that might be one appears in an error, in `Debug` or in [`Config::describe`].
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+use url::Url;
+
+use crate::{
+    error::{Class, Classify, Code},
+    proto::connector as v2,
+};
+
+pub mod bid;
+mod file;
+pub mod secret;
+pub mod settings;
+pub mod source;
+mod validate;
+mod values;
+
+pub use self::{
+    secret::{Secret, SecretOrigin},
+    source::{ManualSource, Source, SystemSource},
+    validate::{health_address, resolve},
+    values::Flags,
+};
+
+/// The resource types of the connector, which `--sync-resource-types` chooses from.
+pub const RESOURCE_TYPES: [&str; 4] = ["user", "group", "role", "app"];
+
+/// The exit code of a daemon whose configuration is wrong (`EX_USAGE`).
+pub const EXIT_BAD_CONFIGURATION: u8 = 64;
+
+/// The whole configuration of a run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How to reach ConductorOne; present in service mode and absent in a one-shot run.
+    pub service: Option<Service>,
+    /// How to reach JumpCloud.
+    pub jumpcloud: JumpCloud,
+    /// What a sync reads.
+    pub sync: SyncOptions,
+    /// Whether ConductorOne may change JumpCloud.
+    pub provisioning: bool,
+    /// Folder for temporary files; exists and is writable.
+    pub work_dir: PathBuf,
+    /// PEM certificates trusted beside the system's, for JumpCloud and ConductorOne; at least one when present.
+    pub extra_ca_pem: Option<Vec<u8>>,
+    /// How long running tasks may go on after the first signal.
+    pub shutdown_grace: Duration,
+    /// Where health is served; absent unless asked for.
+    pub health: Option<HealthAddress>,
+    /// How to log.
+    pub log: Log,
+    /// The file that a one-shot run writes.
+    pub file: PathBuf,
+    /// What the operator should know about settings without effect; to be logged once, at start.
+    pub notices: Vec<String>,
+    resolved: BTreeMap<&'static str, Resolved>,
+}
+
+/// How to reach ConductorOne.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The client id, unparsed. Not secret, but it changes together with the secret.
+    pub client_id: Secret,
+    /// The client secret, unparsed.
+    pub client_secret: Secret,
+    /// `host[:port]` instead of the one in the client id.
+    pub api_host: Option<String>,
+    /// The name of this instance, 1 to 256 characters.
+    pub host_id: String,
+    /// Ask for tasks in batches.
+    pub get_tasks: bool,
+    /// How many tasks run at once, 1 to 100.
+    pub task_concurrency: usize,
+}
+
+/// How to reach JumpCloud.
+#[derive(Debug, Clone)]
+pub struct JumpCloud {
+    /// Base of the console API.
+    pub console_url: Url,
+    /// Base of Directory Insights.
+    pub insights_url: Url,
+    /// The credentials.
+    pub auth: JumpCloudAuth,
+    /// The organisation, for administrators of several.
+    pub org_id: Option<String>,
+    /// Time-out of a whole request.
+    pub http_timeout: Duration,
+    /// The most requests in flight at once, 1 to 64.
+    pub max_concurrency: usize,
+    /// Merge an administrator into the user with the same e-mail.
+    pub merge_administrators: bool,
+}
+
+/// The credentials for JumpCloud.
+#[derive(Debug, Clone)]
+pub enum JumpCloudAuth {
+    /// The key of an administrator.
+    ApiKey(Secret),
+    /// A service account.
+    ServiceAccount {
+        /// Its client id.
+        client_id: String,
+        /// Its client secret.
+        client_secret: Secret,
+        /// Where tokens are fetched.
+        token_url: Url,
+    },
+}
+
+impl JumpCloudAuth {
+    /// The part of the credentials that is secret.
+    pub fn secret(&self) -> &Secret {
+        match self {
+            Self::ApiKey(secret)
+            | Self::ServiceAccount {
+                client_secret: secret,
+                ..
+            } => secret,
+        }
+    }
+}
+
+/// What a sync reads.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SyncOptions {
+    /// Read these resource types only; empty means all. A task that names types itself goes first.
+    pub resource_types: Vec<String>,
+    /// Read these resources only (one-shot run).
+    pub targeted: Vec<v2::Resource>,
+    /// Read resources only (one-shot run).
+    pub skip_entitlements_and_grants: bool,
+    /// Read no grants (one-shot run with targeted resources).
+    pub skip_grants: bool,
+    /// Write an empty sync.
+    pub skip_full_sync: bool,
+    /// How many listings run at once; 0 = chosen by the engine, 1 = one after the other.
+    pub workers: usize,
+    /// The file format asked for.
+    pub storage_engine: Option<StorageEngine>,
+}
+
+/// A file format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StorageEngine {
+    /// Format v1.
+    Sqlite,
+    /// Format v3.
+    Pebble,
+}
+
+/// Where health is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthAddress {
+    /// An IP address or a host name.
+    pub host: String,
+    /// The port; 0 = any free one.
+    pub port: u16,
+}
+
+/// How to log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// What is logged.
+    pub level: Level,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Files to append to; `stderr` and `stdout` mean the streams. Empty means standard error.
+    pub paths: Vec<PathBuf>,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Errors only.
+    Error,
+    /// And warnings.
+    Warn,
+    /// And what happens.
+    Info,
+    /// And how.
+    Debug,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Console,
+}
+
+#[derive(Debug, Clone)]
+struct Resolved {
+    value: String,
+    origin: String,
+}
+
+impl Config {
+    /// Every secret of this configuration, to be kept out of the logs.
+    pub fn secrets(&self) -> Vec<SecretString> {
+        let mut secrets = vec![self.jumpcloud.auth.secret().value().clone()];
+        if let Some(service) = &self.service {
+            secrets.push(service.client_secret.value().clone());
+        }
+        secrets
+    }
+
+    /// The resolved settings with their origins, one a line, in the order of the documentation; secrets are left out.
+    pub fn describe(&self) -> String {
+        let mut lines = vec![
+            match self.service {
+                Some(_) => "mode: service",
+                None => "mode: one-shot",
+            }
+            .to_owned(),
+        ];
+        for setting in settings::SETTINGS {
+            if let Some(Resolved { value, origin }) = self.resolved.get(setting.name) {
+                lines.push(format!("{}: {value} ({origin})", setting.name));
+            }
+        }
+        if let Some(service) = &self.service {
+            lines.push(format!("host-id: {}", service.host_id));
+            if let Some(host) = &service.api_host {
+                lines.push(format!("c1-api-host: {host}"));
+            }
+        }
+        lines.extend(self.notices.iter().map(|notice| format!("note: {notice}")));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    subject: String,
+    text: String,
+}
+
+impl Problem {
+    /// A problem of anything that has a name.
+    pub(crate) fn new(subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            subject: subject.into(),
+            text: text.into(),
+        }
+    }
+
+    /// A problem of a setting, named by flag and variable.
+    pub(crate) fn of(name: &str, text: impl Into<String>) -> Self {
+        Self::new(
+            format!("--{name} ({})", settings::variable_of(name)),
+            text.into(),
+        )
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.text)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// Why there is no configuration. The text is one line that names every problem.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Something is wrong with one or more settings.
+    #[error("bad configuration: {}", joined(problems))]
+    Invalid {
+        /// All that is wrong.
+        problems: Vec<Problem>,
+        /// The daemon was meant, not a one-shot run.
+        service: bool,
+    },
+    /// A one-shot operation was asked for that this version does not have.
+    #[error(
+        "--{flag}: {operation} is not supported by this connector version: it syncs JumpCloud and changes nothing"
+    )]
+    Unsupported {
+        /// The flag that asks for it.
+        flag: &'static str,
+        /// What was asked for.
+        operation: &'static str,
+    },
+}
+
+impl Error {
+    /// The exit code: 64 for a daemon, the number of the gRPC code otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Invalid { service: true, .. } => EXIT_BAD_CONFIGURATION,
+            other => u8::try_from(other.code().number()).unwrap_or(1),
+        }
+    }
+
+    /// Every problem on its own; empty for an operation that is not supported.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Invalid { problems, .. } => problems,
+            Self::Unsupported { .. } => &[],
+        }
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        Class::Permanent
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Invalid { .. } => Code::InvalidArgument,
+            Self::Unsupported { .. } => Code::Unimplemented,
+        }
+    }
+}
+
+fn joined(problems: &[Problem]) -> String {
+    let texts: Vec<String> = problems
+        .iter()
+        .map(|problem| problem.to_string().replace(['\n', '\r'], " "))
+        .collect();
+    texts.join("; ")
+}
+
+#[cfg(test)]
+mod tests;

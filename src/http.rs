@@ -1,1 +1,290 @@
-//! (to be written)
+//! The one way in which the product speaks HTTP as a client.
+//!
+//! Owns the client builder (time-outs, trust roots, proxy, no redirects), the capped reading of bodies, the reading of
+//! `Retry-After`, the retry schedule ([`retry`]) and the adaptive limit on concurrency ([`limiter`]). It never knows
+//! whom it speaks to, never logs, and never follows a redirect: a credential in a header of our own would travel along.
+
+use std::{error::Error as StdError, io, net::IpAddr, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Certificate, Response, redirect};
+use url::{Host, Url};
+
+pub mod limiter;
+pub mod retry;
+
+/// How long a connection, its TLS handshake included, may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the peer may stay silent in the middle of an answer.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an unused connection is kept.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest body that is accepted, counted after decompression.
+pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+/// What every request says it comes from.
+pub const USER_AGENT: &str = concat!("baton-jumpcloud/", env!("CARGO_PKG_VERSION"));
+
+/// What differs between one HTTP client and another.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// The longest that one request may take, from connecting to the last byte of the answer.
+    pub timeout: Duration,
+    /// PEM certificates trusted beside those of the system.
+    pub extra_ca_pem: Option<&'a [u8]>,
+    /// The addresses that will be spoken to; they decide whether plain http is possible and whether a proxy is used.
+    pub urls: &'a [&'a Url],
+}
+
+/// Why no client could be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The extra trust roots cannot be read.
+    #[error("the extra CA certificates are not valid PEM")]
+    Pem(#[source] reqwest::Error),
+    /// The extra trust roots are empty.
+    #[error("the extra CA certificates hold no certificate; give PEM text with BEGIN CERTIFICATE")]
+    NoCertificate,
+    /// The rest: most often a system without any trust root.
+    #[error(
+        "the HTTP client cannot be built; the system needs at least one trusted CA certificate \
+         (package ca-certificates, or SSL_CERT_FILE)"
+    )]
+    Client(#[source] reqwest::Error),
+}
+
+/// Builds a client.
+///
+/// Trust roots are those of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured) and the extra ones. The proxy is
+/// that of the environment (`HTTPS_PROXY`, `NO_PROXY`), except where only loopback addresses are spoken to. Plain http is
+/// possible only where one of the addresses is a loopback one (see [`check_url`]).
+pub fn client(options: Options<'_>) -> Result<reqwest::Client, BuildError> {
+    let plain = options.urls.iter().any(|url| url.scheme() == "http");
+    let local = !options.urls.is_empty() && options.urls.iter().all(|url| is_loopback(url));
+    let mut builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .https_only(!plain)
+        .connect_timeout(CONNECT_TIMEOUT.min(options.timeout))
+        .read_timeout(READ_TIMEOUT.min(options.timeout))
+        .timeout(options.timeout)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .gzip(true);
+    if local {
+        builder = builder.no_proxy();
+    }
+    if let Some(pem) = options.extra_ca_pem {
+        let certificates = Certificate::from_pem_bundle(pem).map_err(BuildError::Pem)?;
+        if certificates.is_empty() {
+            return Err(BuildError::NoCertificate);
+        }
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().map_err(BuildError::Client)
+}
+
+/// Why an address is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrlError {
+    /// Neither https nor http to this machine.
+    #[error("must begin with https:// (http:// is accepted for loopback addresses only)")]
+    Scheme,
+    /// No host to speak to.
+    #[error("must name a host")]
+    Host,
+    /// User or password inside the address.
+    #[error("must not hold a user or a password")]
+    Userinfo,
+    /// Parts that would be lost or doubled when a path is appended.
+    #[error("must not hold a query or a fragment")]
+    Query,
+}
+
+/// Accepts `https://host[/path]`, and the same with http for loopback addresses.
+pub fn check_url(url: &Url) -> Result<(), UrlError> {
+    if url.host().is_none() {
+        return Err(UrlError::Host);
+    }
+    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) {
+        return Err(UrlError::Scheme);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(UrlError::Userinfo);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(UrlError::Query);
+    }
+    Ok(())
+}
+
+/// Whether the address names this very machine.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        None => false,
+    }
+}
+
+/// Why a body could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// More bytes than the cap.
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge {
+        /// The cap in bytes.
+        limit: usize,
+    },
+    /// The connection failed before the end.
+    #[error("the body broke off")]
+    Broken(#[source] reqwest::Error),
+}
+
+/// Reads a body of at most `limit` bytes, counted after decompression; nothing beyond the cap is kept.
+pub async fn read_body(mut response: Response, limit: usize) -> Result<Bytes, BodyError> {
+    if response
+        .content_length()
+        .is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit))
+    {
+        return Err(BodyError::TooLarge { limit });
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| BodyError::Broken(error.without_url()))?
+    {
+        if body.len().saturating_add(chunk.len()) > limit {
+            return Err(BodyError::TooLarge { limit });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// Reads the beginning of a body, at most `limit` bytes; for the words of an error, where the rest does not matter.
+pub async fn read_beginning(mut response: Response, limit: usize) -> Bytes {
+    let mut body = BytesMut::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        let room = limit.saturating_sub(body.len());
+        body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
+        if chunk.len() >= room {
+            break;
+        }
+    }
+    body.freeze()
+}
+
+/// How a request failed before an answer was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection.
+    Connect,
+    /// The peer did not answer in time.
+    Timeout,
+    /// The answer broke off.
+    Body,
+    /// The peer's certificate or its TLS is not acceptable.
+    Tls,
+    /// Anything else, such as a connection reset while the request was written.
+    Other,
+}
+
+impl Failure {
+    /// Names the failure of a request.
+    pub fn of(error: &reqwest::Error) -> Self {
+        if has_tls_error(error) {
+            Self::Tls
+        } else if error.is_timeout() {
+            Self::Timeout
+        } else if error.is_connect() {
+            Self::Connect
+        } else if error.is_body() || error.is_decode() {
+            Self::Body
+        } else {
+            Self::Other
+        }
+    }
+
+    /// The word for it in errors and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Body => "body",
+            Self::Tls => "tls",
+            Self::Other => "other",
+        }
+    }
+}
+
+fn has_tls_error(error: &reqwest::Error) -> bool {
+    let mut next: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(current) = next {
+        if current.is::<rustls::Error>() {
+            return true;
+        }
+        // An `io::Error` hides the error that it wraps from `source`.
+        next = match current
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => current.source(),
+        };
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_https_and_loopback_http_addresses_are_accepted() {
+        let cases: [(&str, Result<(), UrlError>); 12] = [
+            ("https://console.jumpcloud.com", Ok(())),
+            ("https://gateway.example.com/jumpcloud", Ok(())),
+            ("http://127.0.0.1:8080", Ok(())),
+            ("http://127.9.9.9/x", Ok(())),
+            ("http://[::1]:8080", Ok(())),
+            ("http://localhost:8080", Ok(())),
+            ("http://console.jumpcloud.com", Err(UrlError::Scheme)),
+            ("http://localhost.example.com", Err(UrlError::Scheme)),
+            ("ftp://console.jumpcloud.com", Err(UrlError::Scheme)),
+            (
+                "https://user:SECRETSEED@example.com",
+                Err(UrlError::Userinfo),
+            ),
+            ("https://example.com/?a=b", Err(UrlError::Query)),
+            ("https://example.com/#a", Err(UrlError::Query)),
+        ];
+        for (text, expected) in cases {
+            let url = Url::parse(text).unwrap();
+            assert_eq!(check_url(&url), expected, "{text}");
+        }
+        assert_eq!(
+            check_url(&Url::parse("data:text/plain,x").unwrap()),
+            Err(UrlError::Host)
+        );
+    }
+
+    #[test]
+    fn a_client_refuses_trust_roots_that_are_not_certificates() {
+        let url = Url::parse("https://example.com").unwrap();
+        let build = |pem: &[u8]| {
+            client(Options {
+                timeout: Duration::from_secs(1),
+                extra_ca_pem: Some(pem),
+                urls: &[&url],
+            })
+        };
+        assert!(matches!(build(b"hello"), Err(BuildError::NoCertificate)));
+        let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(build(broken).is_err());
+    }
+}

@@ -1,3 +1,37 @@
 //! The simulators as a program: `baton-sim jumpcloud`, `baton-sim conductorone`, `baton-sim demo`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use baton_jumpcloud::sim;
+use clap::{Parser, Subcommand};
+
+/// Simulators of JumpCloud and ConductorOne, for trying the connector without either.
+#[derive(Debug, Parser)]
+#[command(name = "baton-sim", version)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves a JumpCloud organisation over HTTP.
+    Jumpcloud(sim::jumpcloud::command::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result: anyhow::Result<()> = match Program::parse().command {
+        Command::Jumpcloud(args) => sim::jumpcloud::command::run(args).await.map_err(Into::into),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            #[expect(clippy::print_stderr, reason = "the program's own error message")]
+            {
+                eprintln!("baton-sim: {problem:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

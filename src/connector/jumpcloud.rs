@@ -1,4 +1,287 @@
 //! JumpCloud as a connector.
+//!
+//! Owns the meaning of JumpCloud's objects in ConductorOne: which resources, entitlements and grants they are, with ids
+//! equal to those of the official connector. HTTP lives in [`client`], JSON shapes in [`wire`], each resource type in a
+//! file of its own. Never writes to JumpCloud.
+//!
+//! Invariants: a sync reads every list once; nothing is cached beyond a sync; a list that the key may not read fails the
+//! sync, because a half-read tenant would look like access taken away. Only the list of roles can be missing: roles in
+//! use are known from the administrators.
 
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+
+use self::{
+    administrators::Account,
+    client::Client,
+    ids::{APP, GROUP, ROLE, USER},
+    session::{Session, Sessions},
+    users::Users,
+};
+use super::{Connector, Error, Page, SyncScope};
+use crate::{
+    error::{Classify, Code},
+    proto::connector as v2,
+};
+
+mod administrators;
+mod apps;
+mod capabilities;
 pub mod client;
+mod groups;
+mod ids;
+mod listing;
+mod profile;
+mod roles;
+mod session;
+mod spool;
+mod users;
 pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+/// What an operator can choose about the data.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// An administrator that is also a directory user has no account of its own; its roles go to the directory user.
+    pub merge_administrators: bool,
+    /// Folder for the temporary list of users (about 2 KiB a user); must exist and be writable.
+    pub work_dir: PathBuf,
+}
+
+/// JumpCloud.
+#[derive(Debug)]
+pub struct JumpCloud {
+    client: Client,
+    settings: Settings,
+    sessions: Sessions,
+}
+
+impl JumpCloud {
+    /// A connector to the organisation that `client` reaches; nothing is sent yet.
+    pub fn new(client: Client, settings: Settings) -> Self {
+        Self {
+            client,
+            settings,
+            sessions: Sessions::default(),
+        }
+    }
+
+    /// Who the grants of administrators go to.
+    async fn principals(&self, session: &Session) -> Result<Principals, Error> {
+        Ok(Principals(if self.settings.merge_administrators {
+            Some(self.users(session).await?)
+        } else {
+            None
+        }))
+    }
+}
+
+/// Maps an administrator to the account that stands for it.
+struct Principals(Option<Arc<Users>>);
+
+impl Principals {
+    fn of<'a>(&'a self, account: &'a Account) -> &'a str {
+        self.0
+            .as_ref()
+            .and_then(|users| users.links.user_of(&account.id))
+            .unwrap_or(&account.id)
+    }
+}
+
+#[async_trait]
+impl Connector for JumpCloud {
+    fn metadata(&self) -> v2::ConnectorMetadata {
+        capabilities::metadata()
+    }
+
+    /// Makes the four reads that a sync cannot do without, at once; all missing permissions are named together.
+    async fn validate(&self) -> Result<Vec<String>, Error> {
+        let probe = |template, query| async move {
+            self.client
+                .get::<serde::de::IgnoredAny>(template, &[], query)
+                .await
+                .map(drop)
+        };
+        let (users, groups, apps, administrators) = futures_util::join!(
+            probe("/api/systemusers", &[("limit", "1"), ("fields", "_id")]),
+            probe("/api/v2/usergroups", &[("limit", "1"), ("fields", "name")]),
+            probe("/api/applications", &[("limit", "1"), ("fields", "_id")]),
+            probe("/api/users", &[("limit", "1"), ("fields", "_id")]),
+        );
+        let mut missing = Vec::new();
+        for (what, result) in [
+            ("users", users),
+            ("user groups", groups),
+            ("applications", apps),
+            ("administrators", administrators),
+        ] {
+            match result {
+                Ok(()) => {}
+                Err(error) if error.code() == Code::Unauthenticated => {
+                    return Err(Error::Unauthenticated {
+                        what: "JumpCloud refuses the credentials: check that the API key or service account is \
+                            current, that API access is enabled for its administrator, that the region is right, and \
+                            that the organisation id is set if the administrator belongs to several organisations"
+                            .to_owned(),
+                    });
+                }
+                Err(error) if error.code() == Code::PermissionDenied => missing.push(what),
+                Err(error) => return Err(error),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        Err(Error::Permission {
+            what: format!(
+                "the JumpCloud key may not read {}: give its administrator or service account a role that can, such as \
+                 Read Only",
+                missing.join(", ")
+            ),
+        })
+    }
+
+    fn resource_types(&self) -> Vec<v2::ResourceType> {
+        capabilities::resource_types()
+    }
+
+    async fn list_resources(
+        &self,
+        scope: &SyncScope,
+        resource_type_id: &str,
+        parent: Option<&v2::ResourceId>,
+        page: Option<&str>,
+    ) -> Result<Page<v2::Resource>, Error> {
+        let session = self.sessions.of(&scope.sync_id);
+        if parent.is_some() {
+            // Nothing in JumpCloud is below anything else.
+            return Ok(Page::default());
+        }
+        match resource_type_id {
+            USER => self.list_users(&session, page).await,
+            GROUP => self.list_groups(&session, page).await,
+            ROLE => self.list_roles(&session).await,
+            APP => self.list_apps(&session, page).await,
+            other => Err(unknown_type(other)),
+        }
+    }
+
+    async fn get_resource(
+        &self,
+        scope: &SyncScope,
+        id: &v2::ResourceId,
+    ) -> Result<v2::Resource, Error> {
+        let session = self.sessions.of(&scope.sync_id);
+        let object = usable(&id.resource_type, &id.resource)?;
+        match id.resource_type.as_str() {
+            USER => self.get_user(&session, object).await,
+            GROUP => self.get_group(object).await,
+            ROLE => self.get_role(&session, object).await,
+            APP => self.get_app(object).await,
+            other => Err(unknown_type(other)),
+        }
+    }
+
+    async fn list_entitlements(
+        &self,
+        _scope: &SyncScope,
+        resource: &v2::Resource,
+        _page: Option<&str>,
+    ) -> Result<Page<v2::Entitlement>, Error> {
+        let id = identified(resource)?;
+        let object = usable(&id.resource_type, &id.resource)?;
+        let entitlement = match id.resource_type.as_str() {
+            USER => return Ok(Page::default()),
+            GROUP => groups::entitlement(resource, object),
+            ROLE => roles::entitlement(resource, object),
+            APP => apps::entitlement(resource, object),
+            other => return Err(unknown_type(other)),
+        };
+        Ok(Page::last(vec![entitlement]))
+    }
+
+    async fn list_grants(
+        &self,
+        scope: &SyncScope,
+        resource: &v2::Resource,
+        page: Option<&str>,
+    ) -> Result<Page<v2::Grant>, Error> {
+        let id = identified(resource)?;
+        let object = usable(&id.resource_type, &id.resource)?;
+        let session = self.sessions.of(&scope.sync_id);
+        match id.resource_type.as_str() {
+            USER => Ok(Page::default()),
+            // Only users hold these, and a sync without users stores none of it.
+            GROUP | ROLE if !reads(scope, USER) => Ok(Page::default()),
+            GROUP => self.list_members(&session, resource, object, page).await,
+            ROLE => self.list_holders(&session, object).await,
+            APP => self.list_assignees(scope, &session, object, page).await,
+            other => Err(unknown_type(other)),
+        }
+    }
+
+    fn take_warnings(&self, sync_id: &str) -> Vec<String> {
+        self.sessions
+            .find(sync_id)
+            .map(|session| session.take_warnings())
+            .unwrap_or_default()
+    }
+
+    async fn cleanup(&self, sync_id: &str) {
+        self.sessions.end(sync_id);
+    }
+}
+
+/// Whether a sync stores resources of this type.
+fn reads(scope: &SyncScope, resource_type: &str) -> bool {
+    scope.resource_type_ids.is_empty()
+        || scope
+            .resource_type_ids
+            .iter()
+            .any(|wanted| wanted == resource_type)
+}
+
+/// Turns "not found" into `None`.
+fn absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.code() == Code::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn identified(resource: &v2::Resource) -> Result<&v2::ResourceId, Error> {
+    resource.id.as_ref().ok_or_else(|| Error::Invalid {
+        what: "resource.id is missing: send the resource as it was listed".to_owned(),
+    })
+}
+
+fn usable<'a>(resource_type: &str, id: &'a str) -> Result<&'a str, Error> {
+    wire::usable(Some(id)).ok_or_else(|| Error::Invalid {
+        what: format!(
+            "the id of a resource of type {} has {} bytes or holds spaces around it or control characters: send the \
+             id as it was listed",
+            profile::clip(resource_type, 64),
+            id.len()
+        ),
+    })
+}
+
+fn unknown_type(resource_type: &str) -> Error {
+    Error::NotFound {
+        what: format!("resource type {}", profile::clip(resource_type, 64)),
+    }
+}
+
+fn unknown_token(resource_type: &str, token: &str) -> Error {
+    Error::Invalid {
+        what: format!(
+            "the page token of resource type {resource_type} ({} bytes) is not one of this connector: start the listing \
+             again without a token",
+            token.len()
+        ),
+    }
+}

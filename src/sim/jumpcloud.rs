@@ -1,1 +1,284 @@
-//! A simulated JumpCloud with state.
+//! A JumpCloud organisation over plain HTTP, with state: what tests, demo and people use in place of the real one.
+//!
+//! It owns the tenant, the conventions of both API generations, permissions, faults and the log of requests. It never
+//! uses code of the connector: [`Truth`], what a correct sync must contain, comes from the generator's state alone.
+//!
+//! ```text
+//! server ──► request_log · behaviour (latency, rate limit) · faults · access ──► serve ──► list ──► render ──► tenant
+//! ```
+//!
+//! Invariants: the same shape and seed give the same bytes; a change of the state is visible to the next request;
+//! neither headers nor bodies of requests are kept.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, RwLock, RwLockReadGuard},
+    time::Duration,
+};
+
+use secrecy::SecretString;
+
+mod access;
+mod behaviour;
+pub mod command;
+mod faults;
+mod generator;
+mod id;
+mod list;
+mod names;
+mod render;
+mod request_log;
+mod routes;
+mod serve;
+mod server;
+mod tenant;
+mod truth;
+
+pub use self::{
+    access::{Key, KeyRole, OAuthClient},
+    behaviour::{Behaviour, BehaviourError, RateLimit, RateLimitError},
+    faults::{Fault, FaultError, FaultRule, When},
+    id::{Id, IdError},
+    request_log::{Counter, Entry, Requests},
+    routes::{Collection, CollectionError},
+    tenant::{MembershipMethod, NewUser, NoSuch, Shape, Status, Tenant},
+    truth::{AdminTruth, AppTruth, Counts, GroupTruth, Truth, UserTruth},
+};
+
+/// The key that may do everything, unless the configuration says otherwise.
+pub const FULL_KEY: &str = "jca_SECRETSEED_full_access_key_000000001";
+/// The key of a Read Only administrator.
+pub const READ_ONLY_KEY: &str = "jca_SECRETSEED_read_only_key_00000000002";
+/// The key of a Help Desk administrator: no applications, administrators and roles.
+pub const HELP_DESK_KEY: &str = "jca_SECRETSEED_help_desk_key_00000000003";
+/// The key of a Command Runner: no Directory Insights.
+pub const COMMAND_RUNNER_KEY: &str = "jca_SECRETSEED_command_runner_0000000004";
+/// The key of an administrator whose API access is switched off.
+pub const NO_API_ACCESS_KEY: &str = "jca_SECRETSEED_no_api_access_00000000005";
+/// The client id of the service account.
+pub const CLIENT_ID: &str = "sim-service-account";
+/// The client secret of the service account.
+pub const CLIENT_SECRET: &str = "SECRETSEED_client_secret";
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The organisations; more than one makes keys that see all of them multi-tenant.
+    pub organizations: Vec<Shape>,
+    /// API keys.
+    pub keys: Vec<Key>,
+    /// OAuth clients.
+    pub clients: Vec<OAuthClient>,
+    /// How it behaves at first.
+    pub behaviour: Behaviour,
+}
+
+impl Default for Config {
+    /// A small organisation on a free port, with a key for every role and one OAuth client.
+    fn default() -> Self {
+        Self::of(Shape::default())
+    }
+}
+
+impl Config {
+    /// One organisation of this shape on a free port, with a key for every role and one OAuth client.
+    pub fn of(shape: Shape) -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            organizations: vec![shape],
+            keys: vec![
+                Key::new("full", FULL_KEY, KeyRole::Full),
+                Key::new("read-only", READ_ONLY_KEY, KeyRole::ReadOnly),
+                Key::new("help-desk", HELP_DESK_KEY, KeyRole::HelpDesk),
+                Key::new("command-runner", COMMAND_RUNNER_KEY, KeyRole::CommandRunner),
+                Key::new("no-api-access", NO_API_ACCESS_KEY, KeyRole::NoApiAccess),
+            ],
+            clients: vec![OAuthClient {
+                id: CLIENT_ID.to_owned(),
+                secret: SecretString::from(CLIENT_SECRET),
+                token_life: Duration::from_secs(3600),
+            }],
+            behaviour: Behaviour {
+                retry_after: Some("1".to_owned()),
+                link: true,
+                ..Behaviour::default()
+            },
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    world: RwLock<serve::World>,
+    access: access::Access,
+    switches: behaviour::Switchboard,
+    log: request_log::RequestLog,
+    desk: serve::Desk,
+}
+
+impl Shared {
+    fn world(&self) -> RwLockReadGuard<'_, serve::World> {
+        self.world
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A running simulator. Dropping it closes the port and every connection.
+#[derive(Debug)]
+pub struct JumpCloudSim {
+    /// `http://127.0.0.1:<port>`: console, token and Insights host in one.
+    pub base_url: String,
+    shared: Arc<Shared>,
+    running: server::Running,
+}
+
+impl JumpCloudSim {
+    /// Generates the organisations and begins to listen.
+    ///
+    /// Fails when the address cannot be bound. Must be called inside a tokio runtime.
+    pub async fn start(config: Config) -> io::Result<Self> {
+        let tenants: Vec<Tenant> = config.organizations.iter().map(Tenant::generate).collect();
+        let organizations = tenants.iter().map(Tenant::organization_id).collect();
+        let shared = Arc::new(Shared {
+            world: RwLock::new(serve::World { tenants }),
+            access: access::Access::new(config.keys, config.clients, organizations),
+            switches: behaviour::Switchboard::new(config.behaviour),
+            log: request_log::RequestLog::default(),
+            desk: serve::Desk::default(),
+        });
+        let running = server::Running::start(config.listen, Arc::clone(&shared)).await?;
+        Ok(Self {
+            base_url: format!("http://{}", running.address),
+            shared,
+            running,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+
+    /// Where tokens are issued.
+    pub fn token_url(&self) -> String {
+        format!("{}/oauth2/token", self.base_url)
+    }
+
+    /// The id of the first organisation.
+    pub fn organization_id(&self) -> Option<Id> {
+        self.inspect(Tenant::organization_id)
+    }
+
+    /// Ids of all organisations, in the order of the configuration.
+    pub fn organization_ids(&self) -> Vec<Id> {
+        let world = self.shared.world();
+        world.tenants.iter().map(Tenant::organization_id).collect()
+    }
+
+    /// What a correct sync of the first organisation contains now; empty without one.
+    pub fn truth(&self) -> Truth {
+        self.truth_of(0).unwrap_or_else(|| {
+            Truth::of(&Tenant::generate(&Shape {
+                users: 0,
+                groups: 0,
+                apps: 0,
+                admins: 0,
+                ..Shape::default()
+            }))
+        })
+    }
+
+    /// What a correct sync of an organisation contains now.
+    pub fn truth_of(&self, organization: usize) -> Option<Truth> {
+        self.shared.world().tenants.get(organization).map(Truth::of)
+    }
+
+    /// Looks at the first organisation.
+    pub fn inspect<R>(&self, look: impl FnOnce(&Tenant) -> R) -> Option<R> {
+        self.shared.world().tenants.first().map(look)
+    }
+
+    /// Changes the first organisation; the next request sees it.
+    pub fn edit<R>(&self, change: impl FnOnce(&mut Tenant) -> R) -> Option<R> {
+        self.edit_organization(0, change)
+    }
+
+    /// Changes an organisation; the next request sees it.
+    pub fn edit_organization<R>(
+        &self,
+        organization: usize,
+        change: impl FnOnce(&mut Tenant) -> R,
+    ) -> Option<R> {
+        let mut world = self
+            .shared
+            .world
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        world.tenants.get_mut(organization).map(change)
+    }
+
+    /// How it behaves now.
+    pub fn behaviour(&self) -> Behaviour {
+        self.shared.switches.current().behaviour.clone()
+    }
+
+    /// Changes how it behaves from the next request on.
+    pub fn change_behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
+        let mut behaviour = self.behaviour();
+        change(&mut behaviour);
+        self.shared.switches.replace(behaviour);
+    }
+
+    /// Adds a rule to the fault plan, whose counters all start again.
+    pub fn add_fault(&self, rule: &str) -> Result<(), FaultError> {
+        let rule = rule.parse()?;
+        self.change_behaviour(|behaviour| behaviour.faults.push(rule));
+        Ok(())
+    }
+
+    /// Empties the fault plan.
+    pub fn clear_faults(&self) {
+        self.change_behaviour(|behaviour| behaviour.faults.clear());
+    }
+
+    /// Answers 403 to everybody for these collections, and to nobody for the others.
+    pub fn deny(&self, collections: impl IntoIterator<Item = Collection>) {
+        let deny: BTreeSet<Collection> = collections.into_iter().collect();
+        self.change_behaviour(|behaviour| behaviour.deny = deny);
+    }
+
+    /// Answers 429 to everything for a while.
+    pub fn throttle_for(&self, time: Duration) {
+        self.shared.switches.close_for(time);
+    }
+
+    /// Forgets all OAuth tokens: their bearers get 401.
+    pub fn revoke_tokens(&self) {
+        self.shared.access.revoke_tokens();
+    }
+
+    /// How many OAuth tokens were issued.
+    pub fn tokens_issued(&self) -> u64 {
+        self.shared.access.tokens_issued()
+    }
+
+    /// The requests since the start or the last reset.
+    pub fn requests(&self) -> Requests {
+        self.shared.log.snapshot()
+    }
+
+    /// Starts the counting again.
+    pub fn reset_requests(&self) {
+        self.shared.log.reset();
+    }
+
+    /// Closes the port and every connection, and waits until they are closed.
+    pub async fn shutdown(self) {
+        self.running.shutdown().await;
+    }
+}

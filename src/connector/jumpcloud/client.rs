@@ -1,15 +1,41 @@
 //! The HTTP client for JumpCloud: request building, authentication, paging, retry, adaptive concurrency, decoding.
 //!
-//! No `reqwest` type leaves this file and [`crate::http`].
+//! No `reqwest` type leaves this module and [`crate::http`]. The client only reads, so it repeats every call that fails
+//! for a passing reason. It never follows a redirect, never sends a credential to a host other than the configured ones,
+//! and never puts a credential, an address with its query, or a value of an answer into an error or a log line.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
+use reqwest::header::HeaderValue;
 use secrecy::SecretString;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use url::Url;
 
-use crate::connector::Error;
+pub use self::region::Region;
+use self::{credential::Credential, exchange::Shared};
+use crate::{
+    connector::Error,
+    http::{self, limiter::Limiter, retry},
+};
+
+mod credential;
+mod decode;
+mod exchange;
+mod paging;
+mod region;
+
+/// The time that one request may take when nothing else is said.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most requests in flight when nothing else is said. JumpCloud publishes no quota; clients do well with 4 to 8.
+pub const DEFAULT_MAX_CONCURRENCY: usize = 8;
+const MAX_ORG_ID_BYTES: usize = 64;
 
 /// How requests are authenticated.
 #[derive(Clone)]
@@ -55,7 +81,22 @@ pub struct Settings {
     pub max_concurrency: usize,
 }
 
-/// The two generations of list conventions (jumpcloud.md B.4).
+impl Settings {
+    /// The settings for a region with everything else at its default.
+    pub fn for_region(region: Region, auth: Auth) -> Self {
+        Self {
+            console_url: region.console_url(),
+            insights_url: region.insights_url(),
+            auth,
+            org_id: None,
+            timeout: DEFAULT_TIMEOUT,
+            extra_ca_pem: None,
+            max_concurrency: DEFAULT_MAX_CONCURRENCY,
+        }
+    }
+}
+
+/// The two generations of list conventions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Convention {
     /// Body `{totalCount, results}`; space-separated `sort` and `fields`. Some v2 services use it too.
@@ -88,48 +129,184 @@ pub struct ListPage<T> {
     pub next_skip: Option<u64>,
 }
 
+/// What was asked of one endpoint since the client was built.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EndpointStats {
+    /// Requests sent, repeated ones included.
+    pub calls: u64,
+    /// Requests that repeated one before.
+    pub retries: u64,
+    /// Calls that failed for good.
+    pub failures: u64,
+    /// Answers that asked to slow down.
+    pub throttled: u64,
+}
+
 /// A client for one organisation. Cheap to clone; all clones share connections, credentials and the adaptive limit.
-#[derive(Debug, Clone)]
-pub struct Client {}
+///
+/// Every method is cancel-safe: dropping its future stops the request and loses nothing. A call takes at most about five
+/// minutes from its first attempt on, besides the wait for its turn.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("console_url", &self.shared.console_url.as_str())
+            .field("insights_url", &self.shared.insights_url.as_str())
+            .field("auth", &self.shared.credential.load().auth)
+            .field("limit", &self.shared.limiter.limit())
+            .finish_non_exhaustive()
+    }
+}
 
 impl Client {
     /// Builds a client; nothing is sent yet.
-    pub fn try_new(_settings: Settings) -> Result<Self, Error> {
-        Ok(Self {})
+    pub fn try_new(settings: Settings) -> Result<Self, Error> {
+        Self::with_policy(settings, retry::Policy::default())
     }
 
-    /// Replaces the credentials for every request that starts from now on.
-    pub fn replace_auth(&self, _auth: Auth) {}
+    /// Builds a client with another retry policy than the default one.
+    pub fn with_policy(settings: Settings, policy: retry::Policy) -> Result<Self, Error> {
+        let invalid = |what: String| Error::Invalid { what };
+        for (name, url) in [
+            ("base URL", &settings.console_url),
+            ("Directory Insights URL", &settings.insights_url),
+        ] {
+            http::check_url(url)
+                .map_err(|problem| invalid(format!("the JumpCloud {name} {problem}")))?;
+        }
+        credential::check(&settings.auth)?;
+        if settings.timeout.is_zero() {
+            return Err(invalid(
+                "the HTTP time-out is zero; give at least one second".to_owned(),
+            ));
+        }
+        if settings.max_concurrency == 0 {
+            return Err(invalid(
+                "the number of concurrent JumpCloud requests is zero; give at least one".to_owned(),
+            ));
+        }
+        let mut urls = vec![&settings.console_url, &settings.insights_url];
+        if let Auth::ClientCredentials { token_url, .. } = &settings.auth {
+            urls.push(token_url);
+        }
+        let http = http::client(http::Options {
+            timeout: settings.timeout,
+            extra_ca_pem: settings.extra_ca_pem.as_deref(),
+            urls: &urls,
+        })
+        .map_err(|error| invalid(crate::error::chain(&error)))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                http,
+                org_id: settings.org_id.as_deref().map(org_header).transpose()?,
+                credential: ArcSwap::from_pointee(Credential::new(settings.auth)),
+                limiter: Limiter::new(settings.max_concurrency),
+                policy,
+                stats: Mutex::new(BTreeMap::new()),
+                org_refused: AtomicBool::new(false),
+                last_pages: Mutex::new(HashMap::new()),
+                console_url: settings.console_url,
+                insights_url: settings.insights_url,
+            }),
+        })
+    }
+
+    /// Replaces the credentials for every request that starts from now on, repeated ones included.
+    ///
+    /// Credentials that cannot be sent (empty, with white space) make the next call fail with [`Error::Invalid`].
+    pub fn replace_auth(&self, auth: Auth) {
+        self.shared
+            .credential
+            .store(Arc::new(Credential::new(auth)));
+    }
 
     /// `GET` of one object.
+    ///
+    /// The ids take the places of the `{…}` parts of the template in order. A missing object is an [`Error::Http`] with
+    /// status 404, whose class is [`NotFound`](crate::error::Class::NotFound).
     pub async fn get<T: DeserializeOwned>(
         &self,
         template: &'static str,
-        _ids: &[&str],
-        _query: &[(&str, &str)],
+        ids: &[&str],
+        query: &[(&str, &str)],
     ) -> Result<T, Error> {
-        Err(Error::NotFound {
-            what: template.to_owned(),
-        })
+        let call = self
+            .shared
+            .call(template, ids.iter().copied(), query.iter().copied())?;
+        self.shared
+            .read(&call, |answer| decode::json(&answer.body))
+            .await
     }
 
     /// One page (`limit=100`) of a listing.
     pub async fn page<T: DeserializeOwned>(
         &self,
         list: &List,
-        _skip: u64,
+        skip: u64,
     ) -> Result<ListPage<T>, Error> {
-        Err(Error::NotFound {
-            what: list.template.to_owned(),
-        })
+        self.shared.list(list, skip, paging::LIMIT).await
     }
 
     /// All pages in order. The first page tells the total; the rest is then fetched concurrently, at most as far ahead
     /// as the adaptive limit, never one page more than the total needs. When the total grew meanwhile the tail is read.
+    ///
+    /// When the total shrank meanwhile, rows moved forward past places already read, so the listing is read once more;
+    /// the caller must therefore drop rows that it has seen. An empty listing is one empty page.
     pub fn pages<T: DeserializeOwned + Send + 'static>(
         &self,
-        _list: List,
+        list: List,
     ) -> BoxStream<'_, Result<Vec<T>, Error>> {
-        Box::pin(futures_util::stream::empty())
+        paging::walk(self.clone(), list)
     }
+
+    /// Asks for one row of a listing, to learn whether it may be read and how many rows it has.
+    pub async fn probe(&self, list: &List) -> Result<Option<u64>, Error> {
+        let page: ListPage<IgnoredAny> = self.shared.list(list, 0, 1).await?;
+        Ok(page.total)
+    }
+
+    /// Whether `/api/users` refused the organisation header and answered without it.
+    ///
+    /// Its rows may then belong to other organisations too; the caller filters them by their `organization`.
+    pub fn administrators_are_unscoped(&self) -> bool {
+        self.shared.org_is_refused()
+    }
+
+    /// What was asked of each endpoint, by path template.
+    pub fn stats(&self) -> BTreeMap<&'static str, EndpointStats> {
+        self.shared
+            .stats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// All requests sent so far, repeated ones and those for tokens included.
+    pub fn total_calls(&self) -> u64 {
+        self.stats().values().map(|stats| stats.calls).sum()
+    }
+
+    /// How many requests may be in flight at this moment.
+    pub fn concurrency(&self) -> usize {
+        self.shared.limiter.limit()
+    }
+}
+
+fn org_header(org_id: &str) -> Result<HeaderValue, Error> {
+    let good = (1..=MAX_ORG_ID_BYTES).contains(&org_id.len())
+        && org_id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    good.then(|| HeaderValue::from_str(org_id).ok())
+        .flatten()
+        .ok_or_else(|| Error::Invalid {
+            what: format!(
+                "the JumpCloud organisation id ({} bytes) is not one; it has 24 hexadecimal digits",
+                org_id.len()
+            ),
+        })
 }

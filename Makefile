@@ -1,0 +1,63 @@
+# Every target is a thin line over a tool, so that a person and CI run the same thing.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+CARGO_DENY_VERSION := 0.20.2
+FEATURES := --all-features
+
+.PHONY: help build demo test test-process fmt fmt-check lint doc deny check acceptance bench sim image clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
+
+build: ## Build the connector and the simulators
+	$(CARGO) build --locked $(FEATURES) --bins
+
+demo: build ## Watch the real daemon do its main job against the simulators (DEMO_ARGS="--reject-secret" shows a refusal)
+	@target/debug/baton-sim demo $(DEMO_ARGS)
+
+test: ## Run all tests
+	$(CARGO) test --locked $(FEATURES)
+
+test-process: ## Run only the tests that start the real binary
+	$(CARGO) test --locked $(FEATURES) --test it process:: recovery::
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+fmt-check: ## Fail when the code is not formatted
+	$(CARGO) fmt --check
+
+lint: ## Clippy, warnings are errors
+	$(CARGO) clippy --locked $(FEATURES) --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --lib --bins -- -D warnings
+
+doc: ## Build the documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked $(FEATURES) --no-deps --document-private-items
+
+deny: ## Check licences, bans and sources of every dependency (installs cargo-deny once)
+	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --debug --version $(CARGO_DENY_VERSION)
+	$(CARGO) deny --locked $(FEATURES) check bans licenses sources
+
+check: fmt-check lint doc deny test ## Every gate
+
+acceptance: ## Sync a simulated tenant of 5,000 users and compare the file with the simulator's truth
+	$(CARGO) build --locked --release $(FEATURES) --bins
+	tests/acceptance.sh target/release
+
+bench: ## Measure speed and memory, save the figures under benches/results
+	$(CARGO) build --locked --release $(FEATURES) --bins
+	$(CARGO) bench --locked $(FEATURES) --bench daemon
+
+sim: build ## Start both simulators for work by hand (credentials and the CA land in ./sim-credentials)
+	@trap 'kill 0' EXIT; \
+	target/debug/baton-sim jumpcloud --listen 127.0.0.1:8090 & \
+	target/debug/baton-sim conductorone --listen 127.0.0.1:8443 --credentials-dir sim-credentials & \
+	wait
+
+image: ## Build the container image with docker
+	docker build -t baton-jumpcloud:$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1) .
+
+clean: ## Remove what the build made
+	$(CARGO) clean
+	rm -rf sim-credentials bench-work

@@ -1,0 +1,213 @@
+//! Where configuration comes from: environment, files and the few facts of the machine.
+//!
+//! Owns every access to the process environment. Nothing in `config` touches the process or the disk but through
+//! [`Source`], so that tests bring their own and never change what other tests see.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    ffi::OsString,
+    fmt, fs,
+    io::{self, IsTerminal, Read},
+    path::{Path, PathBuf},
+};
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathKind {
+    /// Something that can be read as a stream of bytes.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// Environment, files and machine, as far as the configuration asks.
+///
+/// Methods block; they are called at start, or from `spawn_blocking` when a secret is read again.
+pub trait Source: fmt::Debug + Send + Sync {
+    /// The raw value of an environment variable.
+    fn variable(&self, name: &str) -> Option<OsString>;
+    /// The names of all environment variables that are valid UTF-8.
+    fn variable_names(&self) -> Vec<String>;
+    /// The whole content of a file; one larger than `limit` bytes is an error of kind `FileTooLarge`.
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// What a path leads to, symbolic links followed.
+    fn kind(&self, path: &Path) -> io::Result<PathKind>;
+    /// Proves that files can be made in a directory; nothing is left behind.
+    fn check_writable(&self, directory: &Path) -> io::Result<()>;
+    /// The directory of the operating system for temporary files.
+    fn temp_dir(&self) -> PathBuf;
+    /// The name of the machine; empty when it has none.
+    fn host_name(&self) -> String;
+    /// Whether a person watches standard output.
+    fn is_terminal(&self) -> bool;
+}
+
+/// The process and the machine it runs on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemSource;
+
+impl Source for SystemSource {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        env::var_os(name)
+    }
+
+    fn variable_names(&self) -> Vec<String> {
+        env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect()
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        fs::File::open(path)?
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut content)?;
+        if u64::try_from(content.len()).unwrap_or(u64::MAX) > limit {
+            return Err(too_large(limit));
+        }
+        Ok(content)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        Ok(if fs::metadata(path)?.is_dir() {
+            PathKind::Directory
+        } else {
+            PathKind::File
+        })
+    }
+
+    fn check_writable(&self, directory: &Path) -> io::Result<()> {
+        tempfile::Builder::new()
+            .prefix(".baton-check-")
+            .tempfile_in(directory)?
+            .close()
+    }
+
+    fn temp_dir(&self) -> PathBuf {
+        env::temp_dir()
+    }
+
+    fn host_name(&self) -> String {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    fn is_terminal(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+}
+
+/// A source held in memory, for tests.
+#[derive(Debug, Clone, Default)]
+pub struct ManualSource {
+    variables: BTreeMap<String, OsString>,
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    unreadable: BTreeSet<PathBuf>,
+    directories: BTreeMap<PathBuf, bool>,
+    terminal: bool,
+}
+
+impl ManualSource {
+    /// A source with a writable `/tmp` and nothing else.
+    pub fn new() -> Self {
+        Self::default().directory("/tmp", true)
+    }
+
+    /// Adds an environment variable.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Adds a file, or replaces it.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
+        self.files.insert(path.into(), content.into());
+        self
+    }
+
+    /// Adds a file that exists but may not be read.
+    #[must_use]
+    pub fn unreadable(mut self, path: impl Into<PathBuf>) -> Self {
+        self.unreadable.insert(path.into());
+        self
+    }
+
+    /// Adds a directory.
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>, writable: bool) -> Self {
+        self.directories.insert(path.into(), writable);
+        self
+    }
+
+    /// Says that a person watches standard output.
+    #[must_use]
+    pub fn on_a_terminal(mut self) -> Self {
+        self.terminal = true;
+        self
+    }
+}
+
+impl Source for ManualSource {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        self.variables.get(name).cloned()
+    }
+
+    fn variable_names(&self) -> Vec<String> {
+        self.variables.keys().cloned().collect()
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        if self.unreadable.contains(path) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        match self.files.get(path) {
+            Some(content) if u64::try_from(content.len()).unwrap_or(u64::MAX) > limit => {
+                Err(too_large(limit))
+            }
+            Some(content) => Ok(content.clone()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        if self.files.contains_key(path) || self.unreadable.contains(path) {
+            Ok(PathKind::File)
+        } else if self.directories.contains_key(path) {
+            Ok(PathKind::Directory)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn check_writable(&self, directory: &Path) -> io::Result<()> {
+        match self.directories.get(directory) {
+            Some(true) => Ok(()),
+            Some(false) => Err(io::ErrorKind::PermissionDenied.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn temp_dir(&self) -> PathBuf {
+        PathBuf::from("/tmp")
+    }
+
+    fn host_name(&self) -> String {
+        "test-host".to_owned()
+    }
+
+    fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+}
+
+fn too_large(limit: u64) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::FileTooLarge,
+        format!("larger than {limit} bytes"),
+    )
+}

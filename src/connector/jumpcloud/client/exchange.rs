@@ -1,0 +1,543 @@
+//! One call: permit, credential, request, answer, and again where that may help.
+//!
+//! Every call in here only reads, so every call may be repeated. The permit of the limiter is held from before the request
+//! until its body is read, and never while a call waits for its next attempt.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use reqwest::{
+    RequestBuilder, StatusCode,
+    header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::{Instant, sleep};
+use url::Url;
+
+use super::{
+    Auth, EndpointStats,
+    credential::{self, Credential, MAX_TOKEN_BODY_BYTES, Proof, TOKEN_ENDPOINT, Token},
+    decode::{self, Problem},
+};
+use crate::{
+    clock::{Clock as _, SystemClock},
+    connector::Error,
+    http::{
+        self, BodyError, Failure,
+        limiter::{Limiter, Permit},
+        retry,
+    },
+};
+
+const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+const ORG_HEADER: HeaderName = HeaderName::from_static("x-org-id");
+const TOTAL_HEADER: HeaderName = HeaderName::from_static("x-total-count");
+/// How much of an error's body is read for its words.
+const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
+/// An answer that is not JSON is asked for again, but not as often as a failure that heals by itself.
+const GARBLED_ATTEMPTS: usize = 3;
+
+/// What all clones of a client share.
+pub(super) struct Shared {
+    pub(super) http: reqwest::Client,
+    pub(super) console_url: Url,
+    pub(super) insights_url: Url,
+    pub(super) org_id: Option<HeaderValue>,
+    pub(super) credential: ArcSwap<Credential>,
+    pub(super) limiter: Limiter,
+    pub(super) policy: retry::Policy,
+    pub(super) stats: Mutex<BTreeMap<&'static str, EndpointStats>>,
+    /// Set once `/api/users` has refused the organisation header and answered without it.
+    pub(super) org_refused: AtomicBool,
+    /// The last page of each listing, by hash: its skip and the hash of its body.
+    pub(super) last_pages: Mutex<HashMap<u64, (u64, u64)>>,
+}
+
+/// One request, ready to be sent any number of times.
+pub(super) struct Call {
+    pub(super) template: &'static str,
+    pub(super) url: Url,
+}
+
+/// An answer with status 2xx.
+pub(super) struct Answer {
+    pub(super) body: Bytes,
+    pub(super) total: Option<u64>,
+    pub(super) link: Option<String>,
+}
+
+/// A failed attempt and what may help.
+struct Failed {
+    error: Error,
+    next: Next,
+}
+
+enum Next {
+    /// Nothing helps.
+    GiveUp,
+    /// Another attempt after our own wait.
+    Backoff,
+    /// As [`Next::Backoff`], but only [`GARBLED_ATTEMPTS`] in all.
+    BackoffBriefly,
+    /// Another attempt; the limiter holds it back for this long.
+    Throttled(Duration),
+    /// Another attempt with another token or with credentials that came in the meantime.
+    Reauthenticate(Arc<Credential>, SecretString),
+    /// Another attempt without the organisation header.
+    WithoutOrg,
+}
+
+impl Failed {
+    fn give_up(error: Error) -> Self {
+        Self {
+            error,
+            next: Next::GiveUp,
+        }
+    }
+}
+
+impl Shared {
+    /// Sends a call until it succeeds or nothing helps any more.
+    pub(super) async fn read<R>(
+        &self,
+        call: &Call,
+        decode: impl Fn(&Answer) -> Result<R, Problem>,
+    ) -> Result<R, Error> {
+        let mut retries = None;
+        let mut reauthenticated = false;
+        let mut with_org =
+            self.org_id.is_some() && !(is_administrators(call) && self.org_is_refused());
+        loop {
+            let permit = self.limiter.acquire().await;
+            // The wait for the first turn is not part of the call's own time.
+            let retries = retries.get_or_insert_with(|| self.policy.start());
+            let failed = match self.attempt(call, with_org, permit).await {
+                Ok(answer) => match decode(&answer) {
+                    Ok(value) => {
+                        if self.org_id.is_some() && !with_org {
+                            self.org_refused.store(true, Ordering::Relaxed);
+                        }
+                        return Ok(value);
+                    }
+                    Err(problem) => Failed {
+                        next: if problem.garbled {
+                            Next::BackoffBriefly
+                        } else {
+                            Next::GiveUp
+                        },
+                        error: decode_error("GET", call.template, problem),
+                    },
+                },
+                Err(failed) => failed,
+            };
+            let again = match &failed.next {
+                Next::Reauthenticate(used, secret) => {
+                    let again = !reauthenticated
+                        && (!Arc::ptr_eq(used, &self.credential.load())
+                            || used.forget(secret).await);
+                    reauthenticated = true;
+                    again
+                }
+                Next::WithoutOrg => {
+                    let again = with_org;
+                    with_org = false;
+                    again
+                }
+                next => self.wait(retries, next, &failed.error, call.template).await,
+            };
+            if !again {
+                self.count(call.template, |stats| stats.failures += 1);
+                return Err(failed.error);
+            }
+            self.count(call.template, |stats| stats.retries += 1);
+        }
+    }
+
+    /// Waits before the next attempt; false when there is none.
+    async fn wait(
+        &self,
+        retries: &mut retry::Retries,
+        next: &Next,
+        error: &Error,
+        template: &'static str,
+    ) -> bool {
+        let asked = match next {
+            Next::Backoff => None,
+            Next::BackoffBriefly if retries.attempts() < GARBLED_ATTEMPTS => None,
+            Next::Throttled(pause) => Some(*pause),
+            _ => return false,
+        };
+        let attempt = retries.attempts();
+        let Some(delay) = retries.next_delay(asked) else {
+            return false;
+        };
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        if attempt < 3 {
+            tracing::debug!(http.endpoint = template, attempt, delay_ms, reason = %error,
+                "JumpCloud request failed and will be repeated");
+        } else {
+            tracing::warn!(http.endpoint = template, attempt, delay_ms, reason = %error,
+                "JumpCloud request keeps failing and will be repeated");
+        }
+        // A throttle is waited for in the limiter, together with everybody else.
+        if asked.is_none() {
+            sleep(delay).await;
+        }
+        true
+    }
+
+    async fn attempt(&self, call: &Call, with_org: bool, permit: Permit) -> Result<Answer, Failed> {
+        let credential = self.credential.load_full();
+        let proof = self.proof(&credential).await.map_err(Failed::give_up)?;
+        let mut request = self
+            .http
+            .get(call.url.clone())
+            .header(ACCEPT, "application/json")
+            .header(proof.name.clone(), proof.value.clone());
+        if with_org && let Some(org_id) = &self.org_id {
+            request = request.header(ORG_HEADER, org_id.clone());
+        }
+        let response = self.send("GET", call.template, request).await?;
+        let status = response.status();
+        if status.is_success() {
+            let headers = response.headers();
+            let total = text(headers, &TOTAL_HEADER).and_then(|text| text.trim().parse().ok());
+            let link = text(headers, &LINK).map(str::to_owned);
+            let body = http::read_body(response, http::MAX_BODY_BYTES)
+                .await
+                .map_err(|error| body_failed("GET", call.template, error))?;
+            permit.succeeded();
+            return Ok(Answer { body, total, link });
+        }
+
+        let asked = retry::retry_after(response.headers(), SystemClock.now());
+        let throttled = status == StatusCode::TOO_MANY_REQUESTS
+            || (status == StatusCode::SERVICE_UNAVAILABLE && asked.is_some());
+        if throttled {
+            permit.throttled(asked.unwrap_or(self.policy.min_delay));
+            self.count(call.template, |stats| stats.throttled += 1);
+        }
+        let location = text(response.headers(), &LOCATION).map(str::to_owned);
+        let body = http::read_beginning(response, MAX_ERROR_BODY_BYTES).await;
+        drop(permit);
+        let message = decode::message(&body, &credential.secrets(&proof));
+        let host = call.url.host_str().unwrap_or_default();
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(Failed {
+                error: self.unauthenticated(&credential, call, &message),
+                next: Next::Reauthenticate(credential, proof.secret),
+            });
+        }
+        let message = if status.is_redirection() {
+            redirect(location.as_deref(), &call.url)
+        } else if status == StatusCode::PAYMENT_REQUIRED {
+            join(
+                &message,
+                "the organisation's JumpCloud plan does not include this",
+            )
+        } else if status == StatusCode::NOT_FOUND && is_root_listing(call) {
+            join(
+                &message,
+                &format!("check the base URL: {host} does not serve this path"),
+            )
+        } else {
+            message
+        };
+        let error = Error::Http {
+            method: "GET",
+            endpoint: call.template,
+            status: status.as_u16(),
+            message,
+            retry_after: asked,
+        };
+        let next = match asked {
+            Some(pause) if throttled => Next::Throttled(pause),
+            _ if retry::is_retryable(status.as_u16()) => Next::Backoff,
+            _ if status == StatusCode::FORBIDDEN && with_org && is_administrators(call) => {
+                Next::WithoutOrg
+            }
+            _ => Next::GiveUp,
+        };
+        Err(Failed { error, next })
+    }
+
+    async fn send(
+        &self,
+        method: &'static str,
+        template: &'static str,
+        request: RequestBuilder,
+    ) -> Result<reqwest::Response, Failed> {
+        self.count(template, |stats| stats.calls += 1);
+        request
+            .send()
+            .await
+            .map_err(|error| transport(method, template, error))
+    }
+
+    fn unauthenticated(&self, credential: &Credential, call: &Call, message: &str) -> Error {
+        let mut what = format!(
+            "JumpCloud refused the {} (GET {} at {} answered 401{}{message}). ",
+            credential.noun(),
+            call.template,
+            call.url.host_str().unwrap_or_default(),
+            if message.is_empty() { "" } else { ": " },
+        );
+        what.push_str(match credential.auth {
+            Auth::ApiKey(_) => {
+                "Check that the key is the current one, that API access is enabled for its \
+                 administrator, and that the organisation lives in this region (--region us, eu or in)"
+            }
+            Auth::ClientCredentials { .. } => {
+                "Check that the service account is active and that the organisation lives in this \
+                 region (--region us, eu or in)"
+            }
+        });
+        if self.org_id.is_none() {
+            what.push_str("; an administrator of several organisations needs --org-id");
+        }
+        Error::Unauthenticated { what }
+    }
+
+    async fn proof(&self, credential: &Credential) -> Result<Proof, Error> {
+        match &credential.auth {
+            Auth::ApiKey(key) => Ok(Proof {
+                name: API_KEY_HEADER,
+                value: credential::api_key(key)?,
+                secret: key.clone(),
+            }),
+            Auth::ClientCredentials {
+                token_url,
+                client_id,
+                client_secret,
+            } => {
+                credential::check(&credential.auth)?;
+                let mut kept = credential.token.lock().await;
+                let now = Instant::now();
+                if let Some(token) = kept.as_ref().filter(|token| now < token.refresh_at) {
+                    return credential::bearer(&token.value);
+                }
+                // A token that still lives bridges a token endpoint that does not answer.
+                let usable = kept.clone().filter(|token| now < token.expires_at);
+                let basic = credential::basic(client_id, client_secret)?;
+                let fetched = self
+                    .token(token_url, client_secret, &basic, usable.is_some())
+                    .await;
+                let token = match (fetched, usable) {
+                    (Ok(token), _) => token,
+                    (Err(Error::Unauthenticated { what }), _) => {
+                        return Err(Error::Unauthenticated { what });
+                    }
+                    (Err(error), Some(token)) => {
+                        tracing::debug!(http.endpoint = TOKEN_ENDPOINT, reason = %error,
+                            "JumpCloud access token could not be renewed yet; the current one still lives");
+                        token
+                    }
+                    (Err(error), None) => return Err(error),
+                };
+                let proof = credential::bearer(&token.value)?;
+                *kept = Some(token);
+                Ok(proof)
+            }
+        }
+    }
+
+    async fn token(
+        &self,
+        token_url: &Url,
+        client_secret: &SecretString,
+        basic: &HeaderValue,
+        once: bool,
+    ) -> Result<Token, Error> {
+        let mut retries = self.policy.start();
+        loop {
+            let failed = match self.token_attempt(token_url, client_secret, basic).await {
+                Ok(token) => return Ok(token),
+                Err(failed) => failed,
+            };
+            let asked = match &failed.next {
+                Next::Throttled(pause) => Some(*pause),
+                _ => None,
+            };
+            let again = !once
+                && self
+                    .wait(&mut retries, &failed.next, &failed.error, TOKEN_ENDPOINT)
+                    .await;
+            if !again {
+                self.count(TOKEN_ENDPOINT, |stats| stats.failures += 1);
+                return Err(failed.error);
+            }
+            self.count(TOKEN_ENDPOINT, |stats| stats.retries += 1);
+            // The token endpoint is another host than the API, so its throttle does not stop the others.
+            if let Some(pause) = asked {
+                sleep(pause).await;
+            }
+        }
+    }
+
+    async fn token_attempt(
+        &self,
+        token_url: &Url,
+        client_secret: &SecretString,
+        basic: &HeaderValue,
+    ) -> Result<Token, Failed> {
+        let request = self
+            .http
+            .post(token_url.clone())
+            .header(ACCEPT, "application/json")
+            .header(reqwest::header::AUTHORIZATION, basic.clone())
+            .form(&[("grant_type", "client_credentials"), ("scope", "api")]);
+        let response = self.send("POST", TOKEN_ENDPOINT, request).await?;
+        let status = response.status();
+        if status.is_success() {
+            let body = http::read_body(response, MAX_TOKEN_BODY_BYTES)
+                .await
+                .map_err(|error| body_failed("POST", TOKEN_ENDPOINT, error))?;
+            return credential::read_token(&body, Instant::now()).map_err(|problem| Failed {
+                next: if problem.garbled {
+                    Next::BackoffBriefly
+                } else {
+                    Next::GiveUp
+                },
+                error: decode_error("POST", TOKEN_ENDPOINT, problem),
+            });
+        }
+        let asked = retry::retry_after(response.headers(), SystemClock.now());
+        let location = text(response.headers(), &LOCATION).map(str::to_owned);
+        let body = http::read_beginning(response, MAX_ERROR_BODY_BYTES).await;
+        let encoded = basic.to_str().unwrap_or_default();
+        let encoded = encoded.strip_prefix("Basic ").unwrap_or(encoded);
+        let message = decode::message(&body, &[client_secret.expose_secret(), encoded]);
+        if matches!(status.as_u16(), 400 | 401 | 403) {
+            return Err(Failed::give_up(Error::Unauthenticated {
+                what: format!(
+                    "JumpCloud refused the OAuth client credentials ({} answered {}{}{message}). \
+                     Check client id and client secret, that the secret has not expired, and that \
+                     the organisation lives in this region (--region us, eu or in)",
+                    token_url.host_str().unwrap_or_default(),
+                    status.as_u16(),
+                    if message.is_empty() { "" } else { ": " },
+                ),
+            }));
+        }
+        let message = if status.is_redirection() {
+            redirect(location.as_deref(), token_url)
+        } else {
+            message
+        };
+        Err(Failed {
+            error: Error::Http {
+                method: "POST",
+                endpoint: TOKEN_ENDPOINT,
+                status: status.as_u16(),
+                message,
+                retry_after: asked,
+            },
+            next: match asked {
+                Some(pause) if retry::is_retryable(status.as_u16()) => Next::Throttled(pause),
+                None if retry::is_retryable(status.as_u16()) => Next::Backoff,
+                _ => Next::GiveUp,
+            },
+        })
+    }
+
+    pub(super) fn org_is_refused(&self) -> bool {
+        self.org_refused.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, template: &'static str, change: impl FnOnce(&mut EndpointStats)) {
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        change(stats.entry(template).or_default());
+    }
+}
+
+impl Credential {
+    /// Every text that must not come through in an error.
+    fn secrets<'a>(&'a self, proof: &'a Proof) -> Vec<&'a str> {
+        let mut secrets = vec![proof.secret.expose_secret()];
+        if let Auth::ClientCredentials { client_secret, .. } = &self.auth {
+            secrets.push(client_secret.expose_secret());
+        }
+        secrets
+    }
+}
+
+/// Administrators are listed across organisations, and some keys may not name one there.
+fn is_administrators(call: &Call) -> bool {
+    call.template == "/api/users" || call.template.starts_with("/api/users/")
+}
+
+fn is_root_listing(call: &Call) -> bool {
+    !call.template.contains('{')
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn join(message: &str, more: &str) -> String {
+    if message.is_empty() {
+        more.to_owned()
+    } else {
+        format!("{message} ({more})")
+    }
+}
+
+fn redirect(location: Option<&str>, from: &Url) -> String {
+    let target = location
+        .and_then(|location| from.join(location).ok())
+        .and_then(|target| target.host_str().map(|host| decode::clean(host, &[], 100)))
+        .unwrap_or_else(|| "an unnamed place".to_owned());
+    format!(
+        "redirect refused, because the credential is sent to {} only and not to {target}; check the region and the base URL",
+        from.host_str().unwrap_or_default(),
+    )
+}
+
+fn transport(method: &'static str, endpoint: &'static str, error: reqwest::Error) -> Failed {
+    let failure = Failure::of(&error);
+    Failed {
+        error: Error::Transport {
+            method,
+            endpoint,
+            kind: failure.as_str(),
+            source: Box::new(error.without_url()),
+        },
+        // A certificate that is not trusted now is not trusted a second later.
+        next: match failure {
+            Failure::Tls => Next::GiveUp,
+            _ => Next::Backoff,
+        },
+    }
+}
+
+fn body_failed(method: &'static str, endpoint: &'static str, error: BodyError) -> Failed {
+    match error {
+        BodyError::Broken(error) => transport(method, endpoint, error),
+        too_large => Failed::give_up(decode_error(
+            method,
+            endpoint,
+            Problem::new(".", too_large.to_string()),
+        )),
+    }
+}
+
+pub(super) fn decode_error(
+    method: &'static str,
+    endpoint: &'static str,
+    problem: Problem,
+) -> Error {
+    Error::Decode {
+        method,
+        endpoint,
+        field: problem.field,
+        problem: problem.problem,
+    }
+}

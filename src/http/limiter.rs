@@ -1,0 +1,292 @@
+//! How many requests may be in flight at once.
+//!
+//! The limit starts modest, grows by one after a whole window of successes, and is halved when the peer throttles. A
+//! throttle also stops all requests until its wait has passed: they back off together instead of each on its own.
+//! Waiters are served in the order of their arrival. Dropping a waiter or a permit at any point loses nothing.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
+
+/// The limit that a new limiter begins with, unless its maximum is lower.
+pub const START: usize = 4;
+/// Requests that wait for the same instant start up to this much later, each at its own time.
+const MAX_JITTER: Duration = Duration::from_millis(250);
+
+/// An adaptive limit on requests in flight. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Limiter(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    slots: Arc<Semaphore>,
+    state: Mutex<State>,
+    max: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    limit: usize,
+    /// Slots that are still out although the limit no longer has them; they vanish when they come back.
+    debt: usize,
+    successes: usize,
+    /// Counts the cuts. Of the many requests in flight when a peer throttles, only the first cuts the limit.
+    epoch: u64,
+    paused_until: Option<Instant>,
+}
+
+impl Limiter {
+    /// A limiter that allows between 1 and `max` requests; a `max` of 0 counts as 1.
+    pub fn new(max: usize) -> Self {
+        let max = max.clamp(1, Semaphore::MAX_PERMITS);
+        let limit = START.min(max);
+        Self(Arc::new(Shared {
+            slots: Arc::new(Semaphore::new(limit)),
+            state: Mutex::new(State {
+                limit,
+                debt: 0,
+                successes: 0,
+                epoch: 0,
+                paused_until: None,
+            }),
+            max,
+        }))
+    }
+
+    /// The current limit.
+    pub fn limit(&self) -> usize {
+        self.0.lock().limit
+    }
+
+    /// The highest limit possible.
+    pub fn max(&self) -> usize {
+        self.0.max
+    }
+
+    /// Waits for a slot and for the end of a pause. Cancel-safe; the wait is as long as others need, so callers that
+    /// want a bound put it around.
+    pub async fn acquire(&self) -> Permit {
+        loop {
+            // The semaphore is never closed, so there always is a slot in the end.
+            let slot = Arc::clone(&self.0.slots).acquire_owned().await.ok();
+            let mut permit = Permit {
+                shared: Arc::clone(&self.0),
+                slot,
+                epoch: 0,
+            };
+            while let Some(until) = self.0.paused_until() {
+                sleep_until(until + MAX_JITTER.mul_f64(fastrand::f64())).await;
+            }
+            let state = self.0.lock();
+            if state.debt == 0 {
+                permit.epoch = state.epoch;
+                drop(state);
+                return permit;
+            }
+            // The limit shrank while this slot waited; it goes back, and the next one is queued for.
+            drop(state);
+            drop(permit);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paused_until(&self) -> Option<Instant> {
+        let mut state = self.lock();
+        if state
+            .paused_until
+            .is_some_and(|until| until <= Instant::now())
+        {
+            state.paused_until = None;
+        }
+        state.paused_until
+    }
+}
+
+/// The right to have one request in flight, until it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    shared: Arc<Shared>,
+    slot: Option<OwnedSemaphorePermit>,
+    epoch: u64,
+}
+
+impl Permit {
+    /// Tells that the peer answered without throttling.
+    pub fn succeeded(&self) {
+        let mut state = self.shared.lock();
+        if self.epoch != state.epoch {
+            return;
+        }
+        state.successes = state.successes.saturating_add(1);
+        if state.successes >= state.limit && state.limit < self.shared.max {
+            state.successes = 0;
+            state.limit = state.limit.saturating_add(1);
+            if state.debt > 0 {
+                state.debt = state.debt.saturating_sub(1);
+            } else {
+                self.shared.slots.add_permits(1);
+            }
+        }
+    }
+
+    /// Tells that the peer throttles: the limit is halved, and no request starts before `pause` has passed.
+    pub fn throttled(&self, pause: Duration) {
+        let mut state = self.shared.lock();
+        let until = Instant::now() + pause;
+        state.paused_until = Some(state.paused_until.map_or(until, |old| old.max(until)));
+        if self.epoch != state.epoch {
+            return;
+        }
+        state.epoch = state.epoch.wrapping_add(1);
+        state.successes = 0;
+        let limit = (state.limit / 2).max(1);
+        let cut = state.limit.saturating_sub(limit);
+        let forgotten = self.shared.slots.forget_permits(cut);
+        state.debt = state.debt.saturating_add(cut.saturating_sub(forgotten));
+        state.limit = limit;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let mut state = self.shared.lock();
+        if state.debt > 0 {
+            state.debt = state.debt.saturating_sub(1);
+            slot.forget();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, future::join_all};
+
+    use super::*;
+
+    async fn hold(limiter: &Limiter, count: usize) -> Vec<Permit> {
+        join_all((0..count).map(|_| limiter.acquire())).await
+    }
+
+    fn is_full(limiter: &Limiter) -> bool {
+        limiter.acquire().now_or_never().is_none()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_starts_at_four_or_at_a_lower_maximum() {
+        for (max, start) in [(0, 1), (1, 1), (2, 2), (4, 4), (16, 4)] {
+            let limiter = Limiter::new(max);
+            assert_eq!(limiter.limit(), start);
+            let held = hold(&limiter, start).await;
+            assert!(is_full(&limiter), "max {max}");
+            drop(held);
+            assert!(!is_full(&limiter), "max {max}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_of_successes_adds_one_up_to_the_maximum() {
+        let limiter = Limiter::new(6);
+        for expected in [4, 4, 4, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 6] {
+            limiter.acquire().await.succeeded();
+            assert_eq!(limiter.limit(), expected);
+        }
+        let _held = hold(&limiter, 6).await;
+        assert!(is_full(&limiter));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_throttles_of_one_burst_halve_the_limit_once() {
+        let limiter = Limiter::new(8);
+        let held = hold(&limiter, 4).await;
+        for permit in &held {
+            permit.throttled(Duration::from_secs(1));
+        }
+        assert_eq!(limiter.limit(), 2);
+        drop(held);
+        let second = hold(&limiter, 2).await;
+        assert!(is_full(&limiter));
+        for permit in &second {
+            permit.throttled(Duration::from_secs(1));
+        }
+        assert_eq!(limiter.limit(), 1);
+        drop(second);
+        limiter.acquire().await.throttled(Duration::from_secs(1));
+        assert_eq!(limiter.limit(), 1, "one request is always allowed");
+        assert_eq!(hold(&limiter, 1).await.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttle_stops_every_request_until_its_wait_has_passed() {
+        let limiter = Limiter::new(8);
+        limiter.acquire().await.throttled(Duration::from_secs(30));
+        let begin = Instant::now();
+        let waits = join_all((0..6).map(|_| async {
+            let permit = limiter.acquire().await;
+            let waited = begin.elapsed();
+            drop(permit);
+            waited
+        }))
+        .await;
+        for waited in waits {
+            assert!(waited >= Duration::from_secs(30), "{waited:?}");
+            assert!(waited <= Duration::from_secs(31), "{waited:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_longer_wait_is_not_shortened_by_a_later_shorter_one() {
+        let limiter = Limiter::new(8);
+        let held = hold(&limiter, 2).await;
+        held[0].throttled(Duration::from_secs(30));
+        held[1].throttled(Duration::from_secs(1));
+        drop(held);
+        let begin = Instant::now();
+        drop(limiter.acquire().await);
+        assert!(begin.elapsed() >= Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiters_that_held_a_slot_through_a_cut_do_not_exceed_the_new_limit() {
+        let limiter = Limiter::new(8);
+        let first = limiter.acquire().await;
+        let mut waiting: Vec<_> = (0..8).map(|_| Box::pin(limiter.acquire())).collect();
+        first.throttled(Duration::from_secs(5));
+        for future in &mut waiting {
+            assert!(future.as_mut().now_or_never().is_none());
+        }
+        first.throttled(Duration::from_secs(5));
+        drop(first);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        let mut granted = Vec::new();
+        for future in &mut waiting {
+            if let Some(permit) = future.as_mut().now_or_never() {
+                granted.push(permit);
+            }
+        }
+        assert_eq!(limiter.limit(), 2);
+        assert_eq!(granted.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropped_waiters_lose_no_slot() {
+        let limiter = Limiter::new(4);
+        limiter.acquire().await.throttled(Duration::from_secs(10));
+        for _ in 0..20 {
+            assert!(limiter.acquire().now_or_never().is_none());
+        }
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(hold(&limiter, 2).await.len(), 2);
+    }
+}

@@ -1,0 +1,350 @@
+//! What tests, scripts and people say to a running simulator, and what they ask it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::broadcast, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Break,
+    state::{
+        Breach, Event, Finish, Heartbeat, Hello, Network, Poll, Rpc, Shared, TaskState,
+        TokenRequest, Upload, kind,
+    },
+};
+use crate::proto::baton::{self, task::TaskType};
+
+/// A full-sync task with these options; it gets an id when it is queued.
+pub fn full_sync(options: baton::task::SyncFullTask) -> baton::Task {
+    baton::Task {
+        task_type: Some(TaskType::SyncFull(options)),
+        ..Default::default()
+    }
+}
+
+/// A task that asks for a Hello.
+pub fn hello() -> baton::Task {
+    baton::Task {
+        task_type: Some(TaskType::Hello(baton::task::HelloTask::default())),
+        ..Default::default()
+    }
+}
+
+/// A handle on a running simulator. All methods are cheap; only the `wait_for_…` ones wait.
+#[derive(Debug, Clone)]
+pub struct Control(pub(super) Arc<Shared>);
+
+// Tasks.
+impl Control {
+    /// Queues a task and answers with its id; a task without id gets a fresh one.
+    pub fn enqueue(&self, task: baton::Task) -> String {
+        let kind = kind(&task);
+        let (moment, id) = self.0.update(|state| {
+            let id = state.enqueue(task, self.0.config.clock.now());
+            (self.0.moment(state), id)
+        });
+        self.0.tell(moment, format!("task    {kind} {id} queued"));
+        id
+    }
+
+    /// Lets the next heartbeats of a task say that it is cancelled; `false` when there is no such task.
+    pub fn cancel(&self, task_id: &str) -> bool {
+        self.0.update(|state| match state.task(task_id) {
+            Some(task) => {
+                task.cancelled = true;
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// A task and what became of it.
+    pub fn task(&self, task_id: &str) -> Option<TaskState> {
+        self.0.lock().task(task_id).map(|task| task.clone())
+    }
+
+    /// All tasks in the order in which they were queued.
+    pub fn tasks(&self) -> Vec<TaskState> {
+        self.0.lock().tasks.clone()
+    }
+}
+
+// Switches and faults.
+impl Control {
+    /// Refuses the client secret (`401 invalid_client`) from now on, or accepts it again; issued tokens stay good.
+    pub fn reject_secret(&self, reject: bool) {
+        self.0.update(|state| state.faults.reject_secret = reject);
+    }
+
+    /// Lets the token endpoint answer 503 for a while.
+    pub fn token_endpoint_down_for(&self, time: Duration) {
+        self.0
+            .update(|state| state.faults.token_down_until = Some(Instant::now() + time));
+    }
+
+    /// Changes the life of the tokens issued from now on.
+    pub fn set_token_life(&self, life: Duration) {
+        self.0.update(|state| state.token_life = life);
+    }
+
+    /// Forgets every token issued, so that the next call of each client is `Unauthenticated`.
+    pub fn revoke_tokens(&self) {
+        self.0.update(|state| state.tokens.revoke_all());
+    }
+
+    /// Changes `next_poll` and `next_heartbeat` of the answers from now on.
+    pub fn set_intervals(&self, next_poll: Option<Duration>, next_heartbeat: Option<Duration>) {
+        self.0.update(|state| {
+            state.next_poll = next_poll;
+            state.next_heartbeat = next_heartbeat;
+        });
+    }
+
+    /// Answers the next call of a method with this code instead of acting on it; further calls queue up.
+    pub fn fail_next(&self, rpc: Rpc, code: tonic::Code) {
+        self.0
+            .update(|state| state.faults.fail.entry(rpc).or_default().push_back(code));
+    }
+
+    /// Delays every call of a method from now on; zero takes the delay away.
+    pub fn delay(&self, rpc: Rpc, by: Duration) {
+        self.0.update(|state| {
+            if by.is_zero() {
+                state.faults.delays.remove(&rpc);
+            } else {
+                state.faults.delays.insert(rpc, by);
+            }
+        });
+    }
+
+    /// Refuses the checksum of the next upload although it is right.
+    pub fn refuse_next_checksum(&self) {
+        self.0.update(|state| state.faults.refuse_checksums += 1);
+    }
+
+    /// Acts on the next `FinishTask` but answers `Unavailable`; one repeat of it is then no breach.
+    pub fn lose_next_finish_answer(&self) {
+        self.0.update(|state| state.faults.lose_finish_answers += 1);
+    }
+
+    /// Breaks the next upload off as soon as this many bytes have come.
+    pub fn break_next_upload(&self, after_bytes: u64, how: Break) {
+        self.0
+            .update(|state| state.faults.break_uploads.push_back((after_bytes, how)));
+    }
+
+    /// Sends GOAWAY on every connection; running calls end normally.
+    pub fn goaway(&self) {
+        let drain = self
+            .0
+            .update(|state| std::mem::replace(&mut state.drain, CancellationToken::new()));
+        drain.cancel();
+    }
+
+    /// Closes the port and drops every connection, until [`Control::end_outage`].
+    pub fn begin_outage(&self) {
+        self.0.network.send_replace(Network::Down { until: None });
+    }
+
+    /// Closes the port and drops every connection; the same port comes back by itself after this time.
+    pub fn outage_for(&self, time: Duration) {
+        let until = Some(Instant::now() + time);
+        self.0.network.send_replace(Network::Down { until });
+    }
+
+    /// Opens the port again.
+    pub fn end_outage(&self) {
+        self.0.network.send_replace(Network::Up);
+    }
+}
+
+// Records.
+impl Control {
+    /// Everything that broke a rule so far; counts as seen afterwards.
+    pub fn breaches(&self) -> Vec<Breach> {
+        self.0.update(|state| {
+            state.seen = state.breaches.len();
+            state.breaches.clone()
+        })
+    }
+
+    /// The breaches that nobody has looked at.
+    pub(super) fn unseen(&self) -> Vec<Breach> {
+        let state = self.0.lock();
+        state
+            .breaches
+            .get(state.seen..)
+            .unwrap_or_default()
+            .to_vec()
+    }
+
+    /// How often a method was called, refused and failed calls included.
+    pub fn calls(&self, rpc: Rpc) -> u64 {
+        self.0.lock().calls.get(&rpc).copied().unwrap_or_default()
+    }
+
+    /// The latest requests to the token endpoint, oldest first.
+    pub fn token_requests(&self) -> Vec<TokenRequest> {
+        self.0.lock().token_requests.iter().cloned().collect()
+    }
+
+    /// The latest Hellos, oldest first.
+    pub fn hellos(&self) -> Vec<Hello> {
+        self.0.lock().hellos.iter().cloned().collect()
+    }
+
+    /// The latest polls that were answered, oldest first.
+    pub fn polls(&self) -> Vec<Poll> {
+        self.0.lock().polls.iter().cloned().collect()
+    }
+
+    /// The latest heartbeats, oldest first.
+    pub fn heartbeats(&self) -> Vec<Heartbeat> {
+        self.0.lock().heartbeats.iter().cloned().collect()
+    }
+
+    /// The latest finishes, oldest first.
+    pub fn finishes(&self) -> Vec<Finish> {
+        self.0.lock().finishes.iter().cloned().collect()
+    }
+
+    /// The latest verified uploads, oldest first.
+    pub fn uploads(&self) -> Vec<Upload> {
+        self.0.lock().uploads.iter().cloned().collect()
+    }
+
+    /// Everything that happens from now on, in words; a slow reader loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.events()
+    }
+}
+
+// Waiting. Each returns at once when what it waits for has happened already, and fails after the time-out.
+impl Control {
+    /// Waits for the first Hello.
+    pub async fn wait_for_hello(&self, timeout: Duration) -> anyhow::Result<Hello> {
+        self.wait_for_hellos(1, timeout).await
+    }
+
+    /// Waits until this many Hellos have come; answers with the latest.
+    pub async fn wait_for_hellos(&self, count: usize, timeout: Duration) -> anyhow::Result<Hello> {
+        self.0
+            .wait_for("a Hello", timeout, |state| {
+                (state.hellos.len() >= count).then(|| state.hellos.back().cloned())?
+            })
+            .await
+    }
+
+    /// Waits until a method has been called this often, refused and failed calls included.
+    pub async fn wait_for_calls(
+        &self,
+        rpc: Rpc,
+        count: u64,
+        timeout: Duration,
+    ) -> anyhow::Result<()> {
+        self.0
+            .wait_for(&format!("call {count} of {rpc}"), timeout, |state| {
+                (state.calls.get(&rpc).copied().unwrap_or_default() >= count).then_some(())
+            })
+            .await
+    }
+
+    /// Waits until a task has been handed out this often.
+    pub async fn wait_for_delivery(
+        &self,
+        task_id: &str,
+        count: u32,
+        timeout: Duration,
+    ) -> anyhow::Result<TaskState> {
+        self.0
+            .wait_for(
+                &format!("delivery {count} of task {task_id}"),
+                timeout,
+                |state| {
+                    state
+                        .tasks
+                        .iter()
+                        .find(|task| task.task.id == task_id && task.deliveries >= count)
+                        .cloned()
+                },
+            )
+            .await
+    }
+
+    /// Waits until a task has sent this many heartbeats.
+    pub async fn wait_for_heartbeats(
+        &self,
+        task_id: &str,
+        count: usize,
+        timeout: Duration,
+    ) -> anyhow::Result<Heartbeat> {
+        self.0
+            .wait_for(
+                &format!("heartbeat {count} of task {task_id}"),
+                timeout,
+                |state| {
+                    state
+                        .heartbeats
+                        .iter()
+                        .filter(|heartbeat| heartbeat.task_ids.iter().any(|id| id == task_id))
+                        .nth(count.saturating_sub(1))
+                        .cloned()
+                },
+            )
+            .await
+    }
+
+    /// Waits for the first verified upload of a task.
+    pub async fn wait_for_upload(
+        &self,
+        task_id: &str,
+        timeout: Duration,
+    ) -> anyhow::Result<Upload> {
+        self.0
+            .wait_for(&format!("the upload of task {task_id}"), timeout, |state| {
+                state
+                    .uploads
+                    .iter()
+                    .find(|upload| upload.task_id == task_id)
+                    .cloned()
+            })
+            .await
+    }
+
+    /// Waits for the first finish of a task.
+    pub async fn wait_for_finish(
+        &self,
+        task_id: &str,
+        timeout: Duration,
+    ) -> anyhow::Result<Finish> {
+        self.0
+            .wait_for(&format!("the end of task {task_id}"), timeout, |state| {
+                state
+                    .finishes
+                    .iter()
+                    .find(|finish| finish.request.task_id == task_id)
+                    .cloned()
+            })
+            .await
+    }
+
+    /// Waits until a token request was refused.
+    pub async fn wait_for_refusal(&self, timeout: Duration) -> anyhow::Result<TokenRequest> {
+        self.0
+            .wait_for("a refused token request", timeout, |state| {
+                state
+                    .token_requests
+                    .iter()
+                    .find(|request| request.refused.is_some())
+                    .cloned()
+            })
+            .await
+    }
+
+    /// Waits until a rule is broken.
+    pub async fn wait_for_breach(&self, timeout: Duration) -> anyhow::Result<Breach> {
+        self.0
+            .wait_for("a breach", timeout, |state| state.breaches.last().cloned())
+            .await
+    }
+}

@@ -1,0 +1,407 @@
+//! Every way in which an answer can be spoilt on purpose, and when.
+//!
+//! A rule is written `<path template or *>@<when>:<fault>`, such as `/api/systemusers@3:503`,
+//! `/api/v2/usergroups/{id}/members@p0.02:reset-mid-body` or `*@2-4:redirect=http://127.0.0.1:9`.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{id::mix, routes::ROUTES};
+
+/// One way to spoil an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// `503`: this status, as the edge (502, 503, 504: an HTML page) or the service (JSON) answers it. 429 carries
+    /// `Retry-After` when the behaviour has one.
+    Status(u16),
+    /// `html-200`: success with an HTML page.
+    Html200,
+    /// `truncated-json`: a complete answer whose JSON ends in the middle.
+    TruncatedJson,
+    /// `empty-body`: success without a body.
+    EmptyBody,
+    /// `wrong-types`: every text inside the rows becomes a number.
+    WrongTypes,
+    /// `null-fields`: every field of a row except its id is null.
+    NullFields,
+    /// `wrong-total`: the total is a word.
+    WrongTotal,
+    /// `no-total`: the total is missing.
+    NoTotal,
+    /// `reset-mid-body`: the connection closes in the middle of the body.
+    ResetMidBody,
+    /// `no-response`: the connection closes before an answer.
+    NoResponse,
+    /// `hang`: no answer, ever.
+    Hang,
+    /// `slow-drip=5s`: the body comes in small pieces over this time.
+    SlowDrip(Duration),
+    /// `duplicate-page`: the page before the one that was asked for.
+    DuplicatePage,
+    /// `endless-paging`: always the first page, and a total that is never reached.
+    EndlessPaging,
+    /// `oversized-body=100000000`: a body of this many bytes.
+    OversizedBody(u64),
+    /// `cross-origin-link=http://host`: a `Link` to the next page on another host.
+    CrossOriginLink(String),
+    /// `redirect=http://host`: 302 to the same path on another host.
+    Redirect(String),
+}
+
+/// The text is no fault or no rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FaultError {
+    /// The form of a rule was not met.
+    #[error("{0:?} is no fault rule; write <path template or *>@<when>:<fault>")]
+    Form(String),
+    /// The path template is not one of the endpoints.
+    #[error(
+        "{0:?} is no endpoint of the simulator; use a path template such as /api/systemusers/{{id}}, or *"
+    )]
+    Template(String),
+    /// The moment cannot be read.
+    #[error("{0:?} says not when; use 3, 2-5, 4+, every7, always or p0.01")]
+    When(String),
+    /// The fault's name is unknown.
+    #[error(
+        "{0:?} is no fault; use a status from 400 to 599, html-200, truncated-json, empty-body, wrong-types, null-fields, \
+         wrong-total, no-total, reset-mid-body, no-response, hang, slow-drip=5s, duplicate-page, endless-paging, \
+         oversized-body=BYTES, cross-origin-link=URL or redirect=URL"
+    )]
+    Name(String),
+    /// The fault's value cannot be read.
+    #[error("{fault}= cannot take {value:?}: {problem}")]
+    Value {
+        /// The fault.
+        fault: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+const PLAIN: [(&str, Fault); 11] = [
+    ("html-200", Fault::Html200),
+    ("truncated-json", Fault::TruncatedJson),
+    ("empty-body", Fault::EmptyBody),
+    ("wrong-types", Fault::WrongTypes),
+    ("null-fields", Fault::NullFields),
+    ("wrong-total", Fault::WrongTotal),
+    ("no-total", Fault::NoTotal),
+    ("reset-mid-body", Fault::ResetMidBody),
+    ("no-response", Fault::NoResponse),
+    ("hang", Fault::Hang),
+    ("duplicate-page", Fault::DuplicatePage),
+];
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "{status}"),
+            Self::SlowDrip(over) => write!(f, "slow-drip={}ms", over.as_millis()),
+            Self::EndlessPaging => f.write_str("endless-paging"),
+            Self::OversizedBody(bytes) => write!(f, "oversized-body={bytes}"),
+            Self::CrossOriginLink(url) => write!(f, "cross-origin-link={url}"),
+            Self::Redirect(url) => write!(f, "redirect={url}"),
+            plain => {
+                let name = PLAIN.iter().find(|(_, fault)| fault == plain);
+                f.write_str(name.map_or("", |(name, _)| name))
+            }
+        }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = FaultError;
+
+    fn from_str(text: &str) -> Result<Self, FaultError> {
+        if let Ok(status) = text.parse::<u16>()
+            && (400..600).contains(&status)
+        {
+            return Ok(Self::Status(status));
+        }
+        if let Some((_, fault)) = PLAIN.into_iter().find(|(name, _)| *name == text) {
+            return Ok(fault);
+        }
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        let refused = |fault, problem| FaultError::Value {
+            fault,
+            value: value.to_owned(),
+            problem,
+        };
+        match name {
+            "endless-paging" if value.is_empty() => Ok(Self::EndlessPaging),
+            "slow-drip" => humantime::parse_duration(value)
+                .map(Self::SlowDrip)
+                .map_err(|_problem| refused("slow-drip", "a duration such as 5s is needed")),
+            "oversized-body" => value
+                .parse()
+                .map(Self::OversizedBody)
+                .map_err(|_problem| refused("oversized-body", "a number of bytes is needed")),
+            "cross-origin-link" => origin(value)
+                .map(Self::CrossOriginLink)
+                .ok_or_else(|| refused("cross-origin-link", "a URL such as http://host is needed")),
+            "redirect" => origin(value)
+                .map(Self::Redirect)
+                .ok_or_else(|| refused("redirect", "a URL such as http://host is needed")),
+            _ => Err(FaultError::Name(text.to_owned())),
+        }
+    }
+}
+
+/// The origin of a URL, without a slash at the end.
+fn origin(text: &str) -> Option<String> {
+    let url = url::Url::parse(text).ok()?;
+    let origin = url.origin();
+    origin.is_tuple().then(|| origin.ascii_serialization())
+}
+
+/// Which of the matching requests are spoilt; the first one has the number 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum When {
+    /// All of them.
+    Always,
+    /// From the first number to the second, both included.
+    Between(u64, u64),
+    /// Each n-th one.
+    Every(u64),
+    /// Each with this probability, decided by the seed.
+    Probability(f64),
+}
+
+impl When {
+    fn hits(self, number: u64, seed: u64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Between(first, last) => (first..=last).contains(&number),
+            Self::Every(step) => step > 0 && number.is_multiple_of(step),
+            #[expect(clippy::cast_precision_loss, reason = "53 bits are enough for a coin")]
+            Self::Probability(p) => {
+                ((mix(seed ^ mix(number)) >> 11) as f64) < p * (1_u64 << 53) as f64
+            }
+        }
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Between(first, last) if first == last => write!(f, "{first}"),
+            Self::Between(first, u64::MAX) => write!(f, "{first}+"),
+            Self::Between(first, last) => write!(f, "{first}-{last}"),
+            Self::Every(step) => write!(f, "every{step}"),
+            Self::Probability(p) => write!(f, "p{p}"),
+        }
+    }
+}
+
+impl FromStr for When {
+    type Err = FaultError;
+
+    fn from_str(text: &str) -> Result<Self, FaultError> {
+        let number = |text: &str| text.parse::<u64>().ok().filter(|&n| n > 0);
+        let read = || {
+            if text == "always" {
+                return Some(Self::Always);
+            }
+            if let Some(step) = text.strip_prefix("every") {
+                return number(step).map(Self::Every);
+            }
+            if let Some(p) = text.strip_prefix('p') {
+                let p = p.parse::<f64>().ok()?;
+                return (0.0..=1.0).contains(&p).then_some(Self::Probability(p));
+            }
+            if let Some(first) = text.strip_suffix('+') {
+                return Some(Self::Between(number(first)?, u64::MAX));
+            }
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            let (first, last) = (number(first)?, number(last)?);
+            (first <= last).then_some(Self::Between(first, last))
+        };
+        read().ok_or_else(|| FaultError::When(text.to_owned()))
+    }
+}
+
+/// One line of the fault plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FaultRule {
+    /// A path template, or `*` for all.
+    pub template: String,
+    /// Which of the matching requests.
+    pub when: When,
+    /// How they are spoilt.
+    pub fault: Fault,
+}
+
+impl fmt::Display for FaultRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}:{}", self.template, self.when, self.fault)
+    }
+}
+
+impl FromStr for FaultRule {
+    type Err = FaultError;
+
+    fn from_str(text: &str) -> Result<Self, FaultError> {
+        let form = || FaultError::Form(text.to_owned());
+        let (template, rest) = text.split_once('@').ok_or_else(form)?;
+        let (when, fault) = rest.split_once(':').ok_or_else(form)?;
+        if template != "*" && !ROUTES.iter().any(|route| route.template == template) {
+            return Err(FaultError::Template(template.to_owned()));
+        }
+        Ok(Self {
+            template: template.to_owned(),
+            when: when.parse()?,
+            fault: fault.parse()?,
+        })
+    }
+}
+
+impl Serialize for FaultRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FaultRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+/// The fault plan with its counters.
+#[derive(Debug, Default)]
+pub(super) struct FaultPlan {
+    rules: Vec<(FaultRule, AtomicU64)>,
+    seed: u64,
+}
+
+impl FaultPlan {
+    pub(super) fn new(rules: &[FaultRule], seed: u64) -> Self {
+        Self {
+            rules: rules
+                .iter()
+                .map(|rule| (rule.clone(), AtomicU64::new(0)))
+                .collect(),
+            seed,
+        }
+    }
+
+    /// The fault of the next request to this template: that of the first rule that hits. Every matching rule counts it.
+    pub(super) fn next(&self, template: &str) -> Option<Fault> {
+        let mut chosen = None;
+        for (position, (rule, seen)) in (0_u64..).zip(&self.rules) {
+            if rule.template != "*" && rule.template != template {
+                continue;
+            }
+            let number = seen.fetch_add(1, Ordering::Relaxed) + 1;
+            if chosen.is_none() && rule.when.hits(number, mix(self.seed ^ position)) {
+                chosen = Some(rule.fault.clone());
+            }
+        }
+        chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_survive_their_text_form() {
+        for text in [
+            "/api/systemusers@3:503",
+            "*@2-4:redirect=http://127.0.0.1:9",
+            "/api/v2/usergroups/{id}/members@p0.02:reset-mid-body",
+            "*@every7:slow-drip=1500ms",
+            "/oauth2/token@2+:401",
+            "*@always:endless-paging",
+            "*@1:oversized-body=99",
+            "*@1:cross-origin-link=https://other.example.com",
+        ] {
+            let rule: FaultRule = text.parse().unwrap();
+            assert_eq!(rule.to_string(), text);
+        }
+        for (name, fault) in PLAIN {
+            assert_eq!(name.parse(), Ok(fault.clone()));
+            assert_eq!(fault.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused_with_what_would_be_one() {
+        for (text, words) in [
+            ("503", "<when>"),
+            ("*@3", "<when>"),
+            ("/api/other@1:503", "path template"),
+            ("*@0:503", "says not when"),
+            ("*@5-2:503", "says not when"),
+            ("*@p1.5:503", "says not when"),
+            ("*@1:200", "is no fault"),
+            ("*@1:explode", "is no fault"),
+            ("*@1:slow-drip=soon", "duration"),
+            ("*@1:redirect=elsewhere", "URL"),
+            ("*@1:oversized-body=-1", "bytes"),
+        ] {
+            let error = text.parse::<FaultRule>().unwrap_err().to_string();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_rule_hits_the_requests_that_it_counts() {
+        let hits = |when: &str| -> Vec<u64> {
+            let when: When = when.parse().unwrap();
+            (1..=8).filter(|&number| when.hits(number, 1)).collect()
+        };
+        assert_eq!(hits("3"), [3]);
+        assert_eq!(hits("2-4"), [2, 3, 4]);
+        assert_eq!(hits("7+"), [7, 8]);
+        assert_eq!(hits("every3"), [3, 6]);
+        assert_eq!(hits("always").len(), 8);
+        assert_eq!(hits("p0"), []);
+        assert_eq!(hits("p1").len(), 8);
+    }
+
+    #[test]
+    fn a_probability_is_met_and_repeats_under_the_same_seed() {
+        let when: When = "p0.1".parse().unwrap();
+        let count = |seed| (0..10_000).filter(|&n| when.hits(n, seed)).count();
+        assert!((850..1150).contains(&count(3)), "{}", count(3));
+        assert_eq!(count(3), count(3));
+    }
+
+    #[test]
+    fn the_first_rule_that_hits_wins_and_all_count() {
+        let rules = [
+            "*@2:500",
+            "/api/systemusers@2:503",
+            "/api/systemusers@3:504",
+        ]
+        .map(|text| text.parse().unwrap());
+        let plan = FaultPlan::new(&rules, 0);
+        let faults: Vec<_> = (0..4).map(|_| plan.next("/api/systemusers")).collect();
+        assert_eq!(
+            faults,
+            [
+                None,
+                Some(Fault::Status(500)),
+                Some(Fault::Status(504)),
+                None
+            ]
+        );
+    }
+}

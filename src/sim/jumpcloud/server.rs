@@ -1,0 +1,474 @@
+//! The HTTP side: connections, the way of a request through log, latency, rate limit, faults and permissions, and the
+//! simulator's own admin paths under `/_sim/`.
+//!
+//! Invariant: dropping the [`Running`] server closes every connection.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinSet, time};
+
+use super::{
+    Shared,
+    access::Denied,
+    behaviour::InForce,
+    faults::Fault,
+    request_log::Entry,
+    routes::{Endpoint, Found, find},
+    serve::{Ask, Reply},
+    truth::Truth,
+};
+
+/// The largest request body that is read.
+const REQUEST_CAP: usize = 1024 * 1024;
+/// How long a request body may take.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// A running server. Dropping it stops it at once.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub address: SocketAddr,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    pub(super) async fn start(listen: SocketAddr, shared: Arc<Shared>) -> io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, shared));
+        Ok(Self { address, tasks })
+    }
+
+    pub(super) async fn shutdown(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Small answers must not wait for more.
+                    stream.set_nodelay(true).unwrap_or_default();
+                    connections.spawn(connection(stream, Arc::clone(&shared)));
+                }
+                // Out of descriptors: the ones in use will end.
+                Err(_problem) => time::sleep(Duration::from_millis(20)).await,
+            },
+            Some(_ended) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connection(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { answer(&shared, request).await }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    let served = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(problem) = served {
+        tracing::trace!(%problem, "a connection to the JumpCloud simulator ended early");
+    }
+}
+
+/// The connection is closed instead of answered.
+#[derive(Debug, thiserror::Error)]
+#[error("closed on purpose")]
+struct Closed;
+
+async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let query = parts.uri.query().unwrap_or_default();
+    if let Some(admin) = path.strip_prefix("/_sim/") {
+        let Some(body) = read(body).await else {
+            return Ok(send(
+                &Reply::error(400, false, Some("the body is too long or too slow")),
+                &[],
+            ));
+        };
+        return Ok(send(&sim_path(shared, &parts.method, admin, &body), &[]));
+    }
+
+    let _in_work = shared.log.enter();
+    let in_force = shared.switches.current();
+    let mut entry = Entry {
+        method: parts.method.to_string(),
+        path: path.to_owned(),
+        query: query.to_owned(),
+        status: 0,
+        authenticated: false,
+    };
+    wait(&in_force).await;
+
+    let (route, id) = match find(&parts.method, path) {
+        Found::Route(route, id) => (route, id),
+        other => {
+            let status = if matches!(other, Found::OtherMethod) {
+                405
+            } else {
+                404
+            };
+            entry.status = status;
+            shared.log.record(None, entry);
+            let v2 = path.starts_with("/api/v2/");
+            return Ok(send(&Reply::error(status, v2, None), &[]));
+        }
+    };
+    let v2 = route.endpoint.is_v2();
+    let caller = shared.access.authenticate(&parts.headers);
+    entry.authenticated = caller.is_some();
+
+    if !shared.switches.admits(in_force.behaviour.rate_limit) {
+        entry.status = 429;
+        shared.log.record(Some(route.template), entry);
+        return Ok(send(&throttled(&in_force), &[]));
+    }
+    let fault = in_force.plan.next(route.template);
+    match &fault {
+        Some(Fault::NoResponse) => {
+            shared.log.record(Some(route.template), entry);
+            return Err(Closed);
+        }
+        Some(Fault::Hang) => {
+            shared.log.record(Some(route.template), entry);
+            // Ends when the peer gives up and closes the connection.
+            return std::future::pending().await;
+        }
+        Some(Fault::Status(429)) => {
+            entry.status = 429;
+            shared.log.record(Some(route.template), entry);
+            return Ok(send(&throttled(&in_force), &[]));
+        }
+        Some(Fault::Status(status)) => {
+            entry.status = *status;
+            shared.log.record(Some(route.template), entry);
+            return Ok(send(&Reply::error(*status, v2, None), &[]));
+        }
+        Some(Fault::Redirect(origin)) => {
+            entry.status = 302;
+            shared.log.record(Some(route.template), entry);
+            let target = parts
+                .uri
+                .path_and_query()
+                .map_or(path, |target| target.as_str());
+            let location = [(header::LOCATION, format!("{origin}{target}"))];
+            return Ok(send(&Reply::json(302, Vec::new()), &location));
+        }
+        _ => {}
+    }
+
+    let body = if parts.method == Method::GET {
+        Bytes::new()
+    } else {
+        match read(body).await {
+            Some(body) => body,
+            None => {
+                entry.status = 413;
+                shared.log.record(Some(route.template), entry);
+                return Ok(send(&Reply::error(413, v2, Some("Payload Too Large")), &[]));
+            }
+        }
+    };
+    let reply = if route.endpoint == Endpoint::Token {
+        let token = shared.access.token(&parts.headers, &body);
+        entry.authenticated = token.status == 200;
+        Reply::json(token.status, token.body.into_bytes())
+    } else {
+        let granted = match caller {
+            None => Err(Denied {
+                status: 401,
+                message: None,
+            }),
+            Some(caller) => shared.access.authorize(
+                caller,
+                route,
+                &parts.headers,
+                &in_force.behaviour.deny,
+                in_force.behaviour.refuse_org_on_admins,
+            ),
+        };
+        match granted {
+            Err(denied) => Reply::error(denied.status, v2, denied.message),
+            Ok(granted) => {
+                let ask = Ask {
+                    route,
+                    id,
+                    query,
+                    body: &body,
+                    granted: &granted,
+                    behaviour: &in_force.behaviour,
+                    fault: fault.as_ref(),
+                };
+                shared.desk.serve(&shared.world(), &ask)
+            }
+        }
+    };
+    entry.status = reply.status;
+    shared.log.record(Some(route.template), entry);
+
+    let link = link(&reply, fault.as_ref(), &parts.headers, path, query);
+    Ok(spoil(reply, fault, &link))
+}
+
+async fn wait(in_force: &InForce) {
+    let behaviour = &in_force.behaviour;
+    let mut latency = behaviour.latency;
+    if !behaviour.jitter.is_zero() {
+        latency += behaviour.jitter.mul_f64(fastrand::f64());
+    }
+    if !latency.is_zero() {
+        time::sleep(latency).await;
+    }
+}
+
+async fn read(body: Incoming) -> Option<Bytes> {
+    let read = axum::body::to_bytes(Body::new(body), REQUEST_CAP);
+    time::timeout(REQUEST_TIME, read).await.ok()?.ok()
+}
+
+fn throttled(in_force: &InForce) -> Reply {
+    Reply {
+        retry_after: in_force.behaviour.retry_after.clone(),
+        ..Reply::error(429, false, None)
+    }
+}
+
+/// The `Link` to the next page, on the host that the caller named.
+fn link(
+    reply: &Reply,
+    fault: Option<&Fault>,
+    headers: &HeaderMap,
+    path: &str,
+    query: &str,
+) -> Vec<(header::HeaderName, String)> {
+    let origin = match fault {
+        Some(Fault::CrossOriginLink(origin)) => origin.clone(),
+        _ if reply.next_skip.is_none() => return Vec::new(),
+        _ => {
+            let host = headers
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok());
+            format!("http://{}", host.unwrap_or("127.0.0.1"))
+        }
+    };
+    let mut next = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        if name != "skip" {
+            next.append_pair(&name, &value);
+        }
+    }
+    next.append_pair("skip", &reply.next_skip.unwrap_or(10).to_string());
+    vec![(
+        header::LINK,
+        format!("<{origin}{path}?{}>; rel=\"next\"", next.finish()),
+    )]
+}
+
+fn send(reply: &Reply, extra: &[(header::HeaderName, String)]) -> Response<Body> {
+    respond(reply, extra, Body::from(reply.body.clone()))
+}
+
+fn respond(reply: &Reply, extra: &[(header::HeaderName, String)], body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() =
+        StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    let kind = if reply.html {
+        "text/html; charset=utf-8"
+    } else {
+        "application/json; charset=utf-8"
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut put = |name: header::HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    if let Some(total) = &reply.total {
+        put(header::HeaderName::from_static("x-total-count"), total);
+    }
+    if let Some(retry_after) = &reply.retry_after {
+        put(header::RETRY_AFTER, retry_after);
+    }
+    for (name, value) in extra {
+        put(name.clone(), value);
+    }
+    response
+}
+
+/// Applies the faults that change a finished answer, and sends it.
+fn spoil(
+    mut reply: Reply,
+    fault: Option<Fault>,
+    extra: &[(header::HeaderName, String)],
+) -> Response<Body> {
+    let length = reply.body.len();
+    match fault {
+        Some(Fault::Html200) => {
+            reply = Reply {
+                status: 200,
+                ..Reply::error(502, false, None)
+            };
+        }
+        Some(Fault::TruncatedJson) => reply.body.truncate(length / 2),
+        Some(Fault::EmptyBody) => reply.body.clear(),
+        Some(Fault::WrongTypes) => rewrite_rows(&mut reply.body, &|_, value| {
+            if value.is_string() {
+                *value = Value::from(7);
+            }
+        }),
+        Some(Fault::NullFields) => rewrite_rows(&mut reply.body, &|name, value| {
+            if !matches!(name, "_id" | "id" | "to") {
+                *value = Value::Null;
+            }
+        }),
+        Some(Fault::ResetMidBody) => {
+            let half = Bytes::from(reply.body.get(..length / 2).unwrap_or_default().to_vec());
+            let pieces = stream::iter([Ok(half), Err(Closed)]).then(|piece| async {
+                if piece.is_err() {
+                    // Lets the first half leave before the connection ends.
+                    time::sleep(Duration::from_millis(20)).await;
+                }
+                piece
+            });
+            return with_length(&reply, extra, length, Body::from_stream(pieces));
+        }
+        Some(Fault::SlowDrip(over)) => {
+            let size = length.div_ceil(20).max(1);
+            let pause = over / 20;
+            let pieces: Vec<Bytes> = reply
+                .body
+                .chunks(size)
+                .map(Bytes::copy_from_slice)
+                .collect();
+            let pieces = stream::iter(pieces).then(move |piece| async move {
+                time::sleep(pause).await;
+                Ok::<_, Infallible>(piece)
+            });
+            return with_length(&reply, extra, length, Body::from_stream(pieces));
+        }
+        Some(Fault::OversizedBody(bytes)) => {
+            const PIECE: u64 = 64 * 1024;
+            let pieces = stream::unfold(bytes, |left| async move {
+                let size = left.min(PIECE);
+                let piece = vec![b' '; usize::try_from(size).unwrap_or(0)];
+                (size > 0).then(|| (Ok::<_, Infallible>(Bytes::from(piece)), left - size))
+            });
+            return respond(&reply, extra, Body::from_stream(pieces));
+        }
+        _ => {}
+    }
+    let body = std::mem::take(&mut reply.body);
+    respond(&reply, extra, Body::from(body))
+}
+
+fn with_length(
+    reply: &Reply,
+    extra: &[(header::HeaderName, String)],
+    length: usize,
+    body: Body,
+) -> Response<Body> {
+    let mut response = respond(reply, extra, body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}
+
+/// Changes the fields of every row of an answer, or of the one object that it is.
+fn rewrite_rows(body: &mut Vec<u8>, change: &dyn Fn(&str, &mut Value)) {
+    fn fields(value: &mut Value, change: &dyn Fn(&str, &mut Value)) {
+        match value {
+            Value::Array(rows) => rows.iter_mut().for_each(|row| fields(row, change)),
+            Value::Object(map) => {
+                for (name, value) in map {
+                    change(name, value);
+                    if name == "to" || name == "results" {
+                        fields(value, change);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let Ok(mut value) = serde_json::from_slice::<Value>(body) else {
+        return;
+    };
+    match value.get_mut("results") {
+        Some(rows) => fields(rows, change),
+        None => fields(&mut value, change),
+    }
+    *body = value.to_string().into_bytes();
+}
+
+/// The simulator's own paths, which need no key.
+fn sim_path(shared: &Shared, method: &Method, path: &str, body: &[u8]) -> Reply {
+    let json = |value: Result<Vec<u8>, serde_json::Error>| match value {
+        Ok(body) => Reply::json(200, body),
+        Err(problem) => Reply::error(500, false, Some(&problem.to_string())),
+    };
+    match (method.as_str(), path) {
+        ("GET", "truth") => {
+            let truth: Vec<Truth> = shared.world().tenants.iter().map(Truth::of).collect();
+            match truth.as_slice() {
+                [only] => json(serde_json::to_vec(only)),
+                all => json(serde_json::to_vec(all)),
+            }
+        }
+        ("GET", "requests") => json(serde_json::to_vec(&shared.log.snapshot())),
+        ("DELETE", "requests") | ("POST", "requests/reset") => {
+            shared.log.reset();
+            Reply::json(204, Vec::new())
+        }
+        ("GET", "behaviour") => json(serde_json::to_vec(&shared.switches.current().behaviour)),
+        ("POST", "behaviour") => match shared.switches.current().behaviour.patched(body) {
+            Ok(behaviour) => {
+                shared.switches.replace(behaviour);
+                json(serde_json::to_vec(&shared.switches.current().behaviour))
+            }
+            Err(problem) => Reply::error(400, false, Some(&problem.to_string())),
+        },
+        ("POST", "throttle") => {
+            let time = std::str::from_utf8(body)
+                .ok()
+                .and_then(|text| humantime::parse_duration(text.trim()).ok());
+            match time {
+                Some(time) => {
+                    shared.switches.close_for(time);
+                    Reply::json(204, Vec::new())
+                }
+                None => Reply::error(400, false, Some("the body must be a duration such as 5s")),
+            }
+        }
+        ("POST", "revoke-tokens") => {
+            shared.access.revoke_tokens();
+            Reply::json(204, Vec::new())
+        }
+        _ => Reply::error(
+            404,
+            false,
+            Some(
+                "there are GET truth, GET|DELETE requests, POST requests/reset, GET|POST behaviour, POST throttle and \
+                 POST revoke-tokens under /_sim/",
+            ),
+        ),
+    }
+}
