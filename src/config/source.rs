@@ -113,33 +113,33 @@ pub struct ManualSource {
 impl ManualSource {
     /// A source with a writable `/tmp` and nothing else.
     pub fn new() -> Self {
-        Self::default().directory("/tmp", true)
+        Self::default().with_directory("/tmp", true)
     }
 
-    /// Adds an environment variable.
+    /// Adds an environment variable, or replaces it.
     #[must_use]
-    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+    pub fn with_variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.variables.insert(name.to_owned(), value.into());
         self
     }
 
     /// Adds a file, or replaces it.
     #[must_use]
-    pub fn file(mut self, path: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
+    pub fn with_file(mut self, path: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
         self.files.insert(path.into(), content.into());
         self
     }
 
     /// Adds a file that exists but may not be read.
     #[must_use]
-    pub fn unreadable(mut self, path: impl Into<PathBuf>) -> Self {
+    pub fn with_unreadable(mut self, path: impl Into<PathBuf>) -> Self {
         self.unreadable.insert(path.into());
         self
     }
 
     /// Adds a directory.
     #[must_use]
-    pub fn directory(mut self, path: impl Into<PathBuf>, writable: bool) -> Self {
+    pub fn with_directory(mut self, path: impl Into<PathBuf>, writable: bool) -> Self {
         self.directories.insert(path.into(), writable);
         self
     }
