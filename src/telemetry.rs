@@ -36,6 +36,7 @@ use self::redact::Redactor;
 use crate::{
     clock::Clock,
     config::{Level, Log, LogFormat},
+    error::{Class, Classify, Code},
 };
 
 pub mod progress;
@@ -74,6 +75,19 @@ pub enum Error {
     /// Another part of the process has installed a subscriber already.
     #[error("logging was started twice")]
     Installed,
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        Class::Permanent
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Open { .. } => Code::InvalidArgument,
+            Self::Installed => Code::Internal,
+        }
+    }
 }
 
 /// The handle on the logs of the process. Cheap to clone.

@@ -432,8 +432,40 @@ fn cut() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::proto::{connector as v2, pack, string_value};
+
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::load().unwrap());
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            for type_url in [
+                "type.googleapis.com/c1.connector.v2.ConnectorMetadata",
+                "type.googleapis.com/google.protobuf.Any",
+                "type.googleapis.com/google.protobuf.Struct",
+                "type.googleapis.com/c1.config.v1.Configuration",
+            ] {
+                drop(REGISTRY.any(&Any { type_url: type_url.to_owned(), value: bytes.clone() }, DEPTH));
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_nests_itself_without_end_is_refused() {
+        let mut any = pack(&v2::ResourceId::default());
+        for _ in 0..200 {
+            any = Any {
+                type_url: "type.googleapis.com/google.protobuf.Any".to_owned(),
+                value: any.encode_to_vec(),
+            };
+        }
+        assert!(render(&any).unwrap_err().contains("too deeply"));
+    }
 
     #[test]
     fn numbers_of_64_bits_are_texts_and_enums_are_names() {

@@ -119,7 +119,7 @@ pub(super) fn shown(path: &Path) -> String {
     let suspicious = text.contains("secret-token")
         || text.starts_with("jca_")
         || text.len() > 512
-        || (text.len() >= 20 && !text.contains(['/', '\\', '.']));
+        || !text.contains(['/', '\\', '.']);
     if suspicious {
         format!(
             "a path of {} characters (is that the credential itself? give the name of a file)",
@@ -269,6 +269,7 @@ mod tests {
         for path in [
             "SECRETSEEDaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
             "jca_SECRETSEED",
+            "SECRETSEED",
             "secret-token:conductorone.com:v1:SECRETSEED",
         ] {
             let problem = Secret::from_file("api-key", Path::new(path), &ManualSource::new())

@@ -211,3 +211,68 @@ fn too_large(limit: u64) -> io::Error {
         format!("larger than {limit} bytes"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_the_limit_and_not_beyond() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(SystemSource.read(&path, 5).unwrap(), b"12345");
+        assert_eq!(
+            SystemSource.read(&path, 4).unwrap_err().kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        // A device without end is cut off like any other.
+        assert_eq!(
+            SystemSource
+                .read(Path::new("/dev/zero"), 64)
+                .unwrap_err()
+                .kind(),
+            io::ErrorKind::FileTooLarge
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_swapped_link_leads_to_the_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        for content in ["old", "new"] {
+            let target = folder.path().join(content);
+            fs::write(&target, content).unwrap();
+            let fresh = folder.path().join("fresh");
+            std::os::unix::fs::symlink(&target, &fresh).unwrap();
+            fs::rename(&fresh, &link).unwrap();
+            assert_eq!(SystemSource.kind(&link).unwrap(), PathKind::File);
+            assert_eq!(SystemSource.read(&link, 10).unwrap(), content.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_writable_folder_is_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        SystemSource.check_writable(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(
+            SystemSource
+                .check_writable(&folder.path().join("none"))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn the_machine_answers() {
+        assert!(SystemSource.variable_names().contains(&"PATH".to_owned()));
+        assert!(SystemSource.variable("PATH").is_some());
+        assert!(SystemSource.variable("BATON_NO_SUCH_NAME").is_none());
+        assert!(!SystemSource.host_name().is_empty());
+        assert_eq!(
+            SystemSource.kind(&SystemSource.temp_dir()).unwrap(),
+            PathKind::Directory
+        );
+    }
+}

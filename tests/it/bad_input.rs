@@ -2,7 +2,11 @@
 
 use std::fmt::Write;
 
-use baton_jumpcloud::{cli, config::ManualSource};
+use baton_jumpcloud::{
+    cli,
+    config::{ManualSource, settings::SETTINGS},
+};
+use proptest::prelude::*;
 
 const KEY: &str = "SECRETSEED-api-key";
 const MARKER: &str = "SECRETSEED";
@@ -801,4 +805,65 @@ fn malformed_settings_give_errors_that_name_the_field_and_keep_secrets() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn no_command_line_panics_or_shows_a_secret(
+        arguments in prop::collection::vec(
+            prop_oneof![
+                "-{0,2}[a-z]{0,6}(=.{0,6})?",
+                Just("SECRETSEED".to_owned()),
+                Just("--".to_owned()),
+                prop::sample::select(SETTINGS).prop_map(|setting| format!("--{}", setting.name)),
+                prop::sample::select(SETTINGS)
+                    .prop_map(|setting| format!("--{}=SECRETSEED", setting.name)),
+            ],
+            0..6,
+        ),
+    ) {
+        let arguments = std::iter::once(cli::NAME.to_owned()).chain(arguments);
+        if let Err(error) = cli::parse(arguments, &ManualSource::new()) {
+            let text = format!("{error} {error:?}");
+            prop_assert!(!text.contains(MARKER), "{}", text);
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+    }
+
+    #[test]
+    fn no_variable_panics_or_shows_a_secret(
+        given in prop::collection::vec(
+            (prop::sample::select(SETTINGS), "(SECRETSEED[a-z0-9 ,:@-]{0,8}|-?[0-9]{0,20}|.{0,8})"),
+            1..6,
+        ),
+    ) {
+        let source = given.iter().fold(plain(), |source, (setting, value)| {
+            source.with_variable(&setting.variable(), value)
+        });
+        if let Err(error) = cli::parse([cli::NAME], &source) {
+            let text = format!("{error} {error:?}");
+            prop_assert!(!text.contains(MARKER), "{}", text);
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+    }
+
+    #[test]
+    fn no_config_file_panics_or_shows_a_secret(
+        content in prop_oneof![
+            ".{0,60}",
+            "(([a-z-]{1,10}|api-key|log-path): ?(SECRETSEED|'|\\[|\\{|[0-9.e]{1,5}|\\*a|&a x|!!b|\\|)\n){1,4}",
+        ],
+    ) {
+        if let Err(error) = cli::parse([cli::NAME], &file(content)) {
+            let text = format!("{error} {error:?}");
+            prop_assert!(!text.contains(MARKER), "{}", text);
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+    }
 }
