@@ -80,13 +80,13 @@ impl Progress for LogLines {
                 total,
                 "Synced {phase} of {resource_type_id}"
             );
-        } else if total > 0 {
+        } else if let Some(percent) = done.saturating_mul(100).checked_div(total) {
             tracing::info!(
                 sync.phase = phase,
                 resource.type = resource_type_id,
                 synced = done,
                 total,
-                percent_complete = done.saturating_mul(100) / total,
+                percent_complete = percent,
                 "Syncing {phase} of {resource_type_id}"
             );
         } else {
@@ -248,7 +248,10 @@ mod tests {
         }
 
         fn write_str(&self, text: &str) -> std::io::Result<()> {
-            self.0.lock().unwrap().push_str(text);
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_str(text);
             Ok(())
         }
 
