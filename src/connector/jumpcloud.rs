@@ -31,6 +31,7 @@ mod capabilities;
 pub mod client;
 mod groups;
 mod ids;
+mod listing;
 mod profile;
 mod roles;
 mod session;
@@ -48,6 +49,11 @@ pub struct Settings {
     pub merge_administrators: bool,
     /// Folder for the temporary list of users (about 2 KiB a user); must exist and be writable.
     pub work_dir: PathBuf,
+}
+
+/// What the connector says about itself, which depends on no configuration.
+pub fn metadata() -> v2::ConnectorMetadata {
+    capabilities::metadata()
 }
 
 /// JumpCloud.
@@ -243,24 +249,6 @@ fn reads(scope: &SyncScope, resource_type: &str) -> bool {
             .any(|wanted| wanted == resource_type)
 }
 
-/// A page whose token is the offset of the next one.
-fn page<T>(items: Vec<T>, next_skip: Option<u64>) -> Page<T> {
-    Page {
-        items,
-        next: next_skip.map(|skip| skip.to_string()),
-        annotations: Vec::new(),
-    }
-}
-
-fn parse_skip(resource_type: &str, token: Option<&str>) -> Result<u64, Error> {
-    token.map_or(Ok(0), |token| {
-        token
-            .parse()
-            .ok()
-            .ok_or_else(|| unknown_token(resource_type, token))
-    })
-}
-
 /// Turns "not found" into `None`.
 fn absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
     match result {
@@ -268,12 +256,6 @@ fn absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
         Err(error) if error.code() == Code::NotFound => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Type and id of the far end of an edge.
-fn far_end(edge: &wire::Edge) -> Option<(&str, &str)> {
-    let to = edge.to.as_ref()?;
-    Some((to.kind.as_deref()?, wire::usable(to.id.as_deref())?))
 }
 
 fn identified(resource: &v2::Resource) -> Result<&v2::ResourceId, Error> {

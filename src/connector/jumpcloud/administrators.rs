@@ -102,8 +102,6 @@ impl JumpCloud {
                 };
                 if seen.insert(Id::new(&account.id)) {
                     accounts.push(account);
-                } else {
-                    session.warn(Warning::RepeatedRow, &account.id);
                 }
             }
         }

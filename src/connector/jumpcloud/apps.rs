@@ -4,17 +4,18 @@
 //! is direct stays apart from what is inherited. The set-up of an application holds a private key; it is neither asked
 //! for nor decoded.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use url::Url;
 
 use super::{
     JumpCloud,
     client::{Convention, List},
-    groups::{self, GROUP_EDGE, USER_EDGE, expandable},
-    ids::{ADMINISTRATION_APP, APP, GROUP, Id, USER, entitlement_id, grant, resource_id},
+    groups::expandable,
+    ids::{ADMINISTRATION_APP, APP, GROUP, USER, entitlement_id, grant, resource_id},
+    listing::{End, Listing, Row, edge_page},
     profile::{Profile, clip, description, display_name, filled, phrase, timestamp},
-    session::{Dedup, Session, Warning},
+    session::{Session, Warning},
     wire,
 };
 use crate::{
@@ -31,8 +32,6 @@ use crate::{
 const FIELDS: &str = "_id name displayName displayLabel description active beta logo learnMore organization created \
     ssoUrl sso";
 
-const LISTING: &str = "applications";
-
 /// Which bindings of an application a page of grants holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -43,8 +42,15 @@ enum Phase {
 impl Phase {
     const fn target(self) -> &'static str {
         match self {
-            Self::Groups => GROUP_EDGE,
-            Self::Users => USER_EDGE,
+            Self::Groups => "user_group",
+            Self::Users => "user",
+        }
+    }
+
+    const fn end(self) -> End {
+        match self {
+            Self::Groups => End::Group,
+            Self::Users => End::User,
         }
     }
 
@@ -56,15 +62,15 @@ impl Phase {
     }
 }
 
-fn parse_token(token: Option<&str>) -> Result<Option<(Phase, u64)>, Error> {
+fn parse_token(token: Option<&str>) -> Result<Option<(Phase, usize)>, Error> {
     let Some(token) = token else {
         return Ok(None);
     };
-    let parsed = token.split_once(':').and_then(|(phase, skip)| {
-        let skip = skip.parse().ok()?;
+    let parsed = token.split_once(':').and_then(|(phase, position)| {
+        let position = position.parse().ok()?;
         match phase {
-            "groups" => Some((Phase::Groups, skip)),
-            "users" => Some((Phase::Users, skip)),
+            "groups" => Some((Phase::Groups, position)),
+            "users" => Some((Phase::Users, position)),
             _ => None,
         }
     });
@@ -73,10 +79,10 @@ fn parse_token(token: Option<&str>) -> Result<Option<(Phase, u64)>, Error> {
         .ok_or_else(|| super::unknown_token(APP, token))
 }
 
-fn token(phase: Phase, skip: u64) -> String {
+fn token(phase: Phase, position: usize) -> String {
     match phase {
-        Phase::Groups => format!("groups:{skip}"),
-        Phase::Users => format!("users:{skip}"),
+        Phase::Groups => format!("groups:{position}"),
+        Phase::Users => format!("users:{position}"),
     }
 }
 
@@ -87,29 +93,20 @@ impl JumpCloud {
         session: &Session,
         token: Option<&str>,
     ) -> Result<Page<v2::Resource>, Error> {
-        let skip = super::parse_skip(APP, token)?;
-        let list = List {
-            template: "/api/applications",
-            ids: Vec::new(),
-            query: vec![("sort", "_id".to_owned()), ("fields", FIELDS.to_owned())],
-            convention: Convention::Wrapped,
-        };
-        let page = self.client.page::<wire::Application>(&list, skip).await?;
-        let mut dedup = Dedup::new(session, LISTING, skip);
-        let mut items = Vec::with_capacity(page.items.len() + 1);
-        if token.is_none() {
-            items.push(administration());
-        }
-        for row in &page.items {
-            let Some(id) = row.id() else {
-                session.warn(Warning::RowWithoutId, "");
-                continue;
+        let read = || async {
+            let list = List {
+                template: "/api/applications",
+                ids: Vec::new(),
+                query: vec![("sort", "_id".to_owned()), ("fields", FIELDS.to_owned())],
+                convention: Convention::Wrapped,
             };
-            if dedup.take(id) {
-                items.push(resource(row, id));
-            }
-        }
-        Ok(super::page(items, page.next_skip))
+            let (folder, first) = (&self.settings.work_dir, Some(administration()));
+            Listing::read::<wire::Application>(&self.client, session, folder, list, first)
+                .await
+                .map(Arc::new)
+        };
+        let apps = session.apps.get_or_try_init(read).await?;
+        apps.page(APP, token).await
     }
 
     /// One application by id.
@@ -139,7 +136,7 @@ impl JumpCloud {
             return self.list_administrators_as_assignees(session).await;
         }
         let wanted = |phase: Phase| super::reads(scope, phase.principal_type());
-        let (phase, skip) = match parse_token(page_token)? {
+        let (phase, position) = match parse_token(page_token)? {
             Some(position) => position,
             None if wanted(Phase::Groups) => (Phase::Groups, 0),
             None if wanted(Phase::Users) => (Phase::Users, 0),
@@ -151,60 +148,38 @@ impl JumpCloud {
             query: vec![("targets", phase.target().to_owned())],
             convention: Convention::Array,
         };
-        let page = self.client.page::<wire::Edge>(&list, skip).await?;
-        let listing = format!("{} bound to {id}", phase.target());
-        let whole = skip == 0 && page.next_skip.is_none();
-        let mut dedup = if whole {
-            Dedup::of_one_page()
-        } else {
-            Dedup::new(session, &listing, skip)
-        };
-        let mut items = Vec::with_capacity(page.items.len());
-        for edge in &page.items {
-            let Some((kind, principal)) = super::far_end(edge) else {
-                session.warn(Warning::RowWithoutId, "");
-                continue;
-            };
-            if kind != phase.target() {
-                session.warn(Warning::StrangeEdge, kind);
+        let page = edge_page(&self.client, session, list, position).await?;
+        let mut items = Vec::with_capacity(page.edges.len());
+        for (end, key) in &page.edges {
+            let principal = key.to_string();
+            if *end != phase.end() {
+                session.warn(Warning::StrangeEdge, phase.target());
                 continue;
             }
-            let key = Id::new(principal);
-            let dangling = match phase {
-                Phase::Groups => session
-                    .lacks(groups::LISTING, &key)
-                    .then_some(Warning::DanglingGroup),
-                Phase::Users => session
-                    .users
-                    .get()
-                    .is_some_and(|users| !users.contains(&key))
-                    .then_some(Warning::DanglingAssignee),
-            };
-            if let Some(warning) = dangling {
-                session.warn(warning, principal);
+            if session.dangles(*end, key) {
+                session.warn(
+                    match end {
+                        End::User => Warning::DanglingAssignee,
+                        End::Group => Warning::DanglingGroup,
+                    },
+                    &principal,
+                );
                 continue;
             }
-            if !dedup.take(principal) {
-                session.warn(Warning::RepeatedRow, principal);
-                continue;
-            }
-            let annotations = match phase {
-                Phase::Groups => vec![expandable(principal)],
-                Phase::Users => Vec::new(),
+            let annotations = match end {
+                End::User => Vec::new(),
+                End::Group => vec![expandable(&principal)],
             };
             items.push(grant(
                 APP,
                 id,
                 phase.principal_type(),
-                principal,
+                &principal,
                 annotations,
             ));
         }
-        if page.next_skip.is_none() {
-            session.forget(&listing);
-        }
-        let next = match (page.next_skip, phase) {
-            (Some(skip), phase) => Some(token(phase, skip)),
+        let next = match (page.next, phase) {
+            (Some(position), phase) => Some(token(phase, position)),
             (None, Phase::Groups) if wanted(Phase::Users) => Some(token(Phase::Users, 0)),
             (None, _) => None,
         };
@@ -274,6 +249,16 @@ fn administration() -> v2::Resource {
         annotations: vec![pack(&trait_)],
         profile: Some(profile),
         ..v2::Resource::default()
+    }
+}
+
+impl Row for wire::Application {
+    fn id(&self) -> Option<&str> {
+        Self::id(self)
+    }
+
+    fn resource(&self, id: &str) -> v2::Resource {
+        resource(self, id)
     }
 }
 

@@ -3,12 +3,15 @@
 //! A group whose members are decided by a rule gives grants that nobody can take away by hand; the grant says so, with
 //! the rule. That is read back from the profile of the group, so listing members needs no memory of listing groups.
 
+use std::sync::Arc;
+
 use super::{
     JumpCloud,
     client::{Convention, List},
-    ids::{GROUP, Id, USER, entitlement_id, grant, resource_id},
+    ids::{GROUP, USER, entitlement_id, grant, resource_id},
+    listing::{End, Listing, Row, edge_page, parse_position},
     profile::{Profile, clip, description, display_name, filled, phrase, text_of},
-    session::{Dedup, Session, Warning},
+    session::{Session, Warning},
     wire,
 };
 use crate::{
@@ -26,9 +29,6 @@ const FIELDS: &str =
 /// How much of a rule goes into each grant.
 const MAX_RULE_IN_GRANT: usize = 512;
 
-/// Name of the listing in the session.
-pub(super) const LISTING: &str = "groups";
-
 impl JumpCloud {
     /// One page of groups.
     pub(super) async fn list_groups(
@@ -36,30 +36,20 @@ impl JumpCloud {
         session: &Session,
         token: Option<&str>,
     ) -> Result<Page<v2::Resource>, Error> {
-        let skip = super::parse_skip(GROUP, token)?;
-        let list = List {
-            template: "/api/v2/usergroups",
-            ids: Vec::new(),
-            query: vec![("sort", "name".to_owned()), ("fields", FIELDS.to_owned())],
-            convention: Convention::Array,
+        let read = || async {
+            let list = List {
+                template: "/api/v2/usergroups",
+                ids: Vec::new(),
+                query: vec![("sort", "name".to_owned()), ("fields", FIELDS.to_owned())],
+                convention: Convention::Array,
+            };
+            let folder = &self.settings.work_dir;
+            Listing::read::<wire::UserGroup>(&self.client, session, folder, list, None)
+                .await
+                .map(Arc::new)
         };
-        let page = self.client.page::<wire::UserGroup>(&list, skip).await?;
-        let mut dedup = Dedup::new(session, LISTING, skip);
-        let items = page
-            .items
-            .iter()
-            .filter_map(|row| {
-                let Some(id) = row.id() else {
-                    session.warn(Warning::RowWithoutId, "");
-                    return None;
-                };
-                dedup.take(id).then(|| resource(row, id))
-            })
-            .collect();
-        if page.next_skip.is_none() {
-            session.complete(LISTING);
-        }
-        Ok(super::page(items, page.next_skip))
+        let groups = session.groups.get_or_try_init(read).await?;
+        groups.page(GROUP, token).await
     }
 
     /// One group by id.
@@ -80,7 +70,7 @@ impl JumpCloud {
         id: &str,
         token: Option<&str>,
     ) -> Result<Page<v2::Grant>, Error> {
-        let skip = super::parse_skip(GROUP, token)?;
+        let position = parse_position(GROUP, token)?;
         let annotations = match text_of(group.profile.as_ref(), METHOD) {
             Some(_) => how_members_come(group.profile.as_ref()),
             // Told by id alone: whether the grants can be taken away is worth a call.
@@ -92,52 +82,37 @@ impl JumpCloud {
             query: Vec::new(),
             convention: Convention::Array,
         };
-        let page = self.client.page::<wire::Edge>(&list, skip).await?;
-        let listing = format!("members of {id}");
-        let whole = skip == 0 && page.next_skip.is_none();
-        let mut dedup = if whole {
-            Dedup::of_one_page()
-        } else {
-            Dedup::new(session, &listing, skip)
-        };
-        let users = session.users.get();
-        let mut items = Vec::with_capacity(page.items.len());
-        for edge in &page.items {
-            let Some((kind, member)) = super::far_end(edge) else {
-                session.warn(Warning::RowWithoutId, "");
+        let page = edge_page(&self.client, session, list, position).await?;
+        let mut items = Vec::with_capacity(page.edges.len());
+        for (end, key) in &page.edges {
+            let member = key.to_string();
+            if session.dangles(*end, key) {
+                session.warn(
+                    match end {
+                        End::User => Warning::DanglingMember,
+                        End::Group => Warning::DanglingGroup,
+                    },
+                    &member,
+                );
                 continue;
-            };
-            let key = Id::new(member);
-            match kind {
-                USER_EDGE if users.is_some_and(|users| !users.contains(&key)) => {
-                    session.warn(Warning::DanglingMember, member);
-                }
-                USER_EDGE if dedup.take(member) => {
-                    items.push(grant(GROUP, id, USER, member, annotations.clone()));
-                }
-                GROUP_EDGE | "group" if session.lacks(LISTING, &key) => {
-                    session.warn(Warning::DanglingGroup, member);
-                }
-                GROUP_EDGE | "group" if dedup.take(member) => {
-                    let mut annotations = annotations.clone();
-                    annotations.push(expandable(member));
-                    items.push(grant(GROUP, id, GROUP, member, annotations));
-                }
-                USER_EDGE | GROUP_EDGE | "group" => session.warn(Warning::RepeatedRow, member),
-                _ => session.warn(Warning::StrangeEdge, kind),
             }
+            let mut annotations = annotations.clone();
+            let kind = match end {
+                End::User => USER,
+                End::Group => {
+                    annotations.push(expandable(&member));
+                    GROUP
+                }
+            };
+            items.push(grant(GROUP, id, kind, &member, annotations));
         }
-        if page.next_skip.is_none() {
-            session.forget(&listing);
-        }
-        Ok(super::page(items, page.next_skip))
+        Ok(Page {
+            items,
+            next: page.next.map(|position| position.to_string()),
+            annotations: Vec::new(),
+        })
     }
 }
-
-/// `to.type` of an edge to a user.
-pub(super) const USER_EDGE: &str = "user";
-/// `to.type` of an edge to a user group.
-pub(super) const GROUP_EDGE: &str = "user_group";
 
 /// Says that the members of a group hold what the group holds.
 pub(super) fn expandable(group: &str) -> Any {
@@ -202,6 +177,16 @@ fn how_members_come(profile: Option<&Struct>) -> Vec<Any> {
     }]
 }
 
+impl Row for wire::UserGroup {
+    fn id(&self) -> Option<&str> {
+        Self::id(self)
+    }
+
+    fn resource(&self, id: &str) -> v2::Resource {
+        resource(self, id)
+    }
+}
+
 fn resource(row: &wire::UserGroup, id: &str) -> v2::Resource {
     let method = filled(row.membership_method.as_deref()).map_or_else(
         || "NOTSET".to_owned(),
@@ -218,7 +203,7 @@ fn resource(row: &wire::UserGroup, id: &str) -> v2::Resource {
     );
     profile
         .text("id", Some(id))
-        .text("type", Some(GROUP_EDGE))
+        .text("type", Some("user_group"))
         .text(METHOD, Some(&method));
     if dynamic {
         profile.text(RULE, rule.as_deref()).list(

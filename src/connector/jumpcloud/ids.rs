@@ -2,6 +2,8 @@
 //!
 //! Invariant: an existing application in ConductorOne keeps its history only while these forms stay as they are.
 
+use std::fmt;
+
 use crate::proto::{Any, connector as v2};
 
 /// Resource type of directory users and administrators.
@@ -75,6 +77,15 @@ impl Id {
     }
 }
 
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Packed(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
 fn pack(text: &[u8]) -> Option<[u8; 12]> {
     let digits: &[u8; 24] = text.try_into().ok()?;
     let mut packed = [0; 12];
@@ -116,6 +127,7 @@ mod tests {
         let lower = "64ab0000000000000000000f";
         assert!(matches!(Id::new(lower), Id::Packed(_)));
         assert_eq!(Id::new(lower), Id::new(lower));
+        assert_eq!(Id::new(lower).to_string(), lower);
         assert_ne!(Id::new(lower), Id::new("64ab0000000000000000000F"));
         assert_ne!(Id::new(lower), Id::new("64ab0000000000000000000e"));
         for odd in [
@@ -125,6 +137,7 @@ mod tests {
             "64ab0000000000000000000fé",
         ] {
             assert_eq!(Id::new(odd), Id::Text(odd.into()));
+            assert_eq!(Id::new(odd).to_string(), odd);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: every role that an administrator holds is in the list, so no grant dangles, whatever the key may read.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -70,7 +70,7 @@ struct Role {
     built_in: bool,
     jumpcloud_ids: Vec<String>,
     description: String,
-    scopes: BTreeMap<String, ()>,
+    scopes: BTreeSet<String>,
 }
 
 impl Roles {
@@ -98,7 +98,7 @@ impl Roles {
             role.jumpcloud_ids
                 .extend(filled(row.id.as_deref()).map(str::to_owned));
             for scope in wire::texts(&row.scopes) {
-                role.scopes.insert(scope.to_owned(), ());
+                role.scopes.insert(scope.to_owned());
             }
         }
         for account in &administrators.accounts {
@@ -237,7 +237,7 @@ fn resource(role: &Role) -> v2::Resource {
             "jumpcloud_role_ids",
             role.jumpcloud_ids.iter().map(String::as_str),
         )
-        .list("scopes", role.scopes.keys().map(String::as_str));
+        .list("scopes", role.scopes.iter().map(String::as_str));
     let profile = profile.into_struct();
     #[expect(deprecated, reason = "older readers of the file look here")]
     let trait_ = v2::RoleTrait {

@@ -4,13 +4,19 @@
 //! it, so a daemon never answers one sync from the data of another. Memory grows with ids, never with whole objects.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::OnceCell;
 
-use super::{administrators::Administrators, ids::Id, roles::Roles, users::Users};
+use super::{
+    administrators::Administrators,
+    ids::Id,
+    listing::{End, Listing, LongEdges},
+    roles::Roles,
+    users::Users,
+};
 
 /// The memory of one sync.
 #[derive(Debug, Default)]
@@ -21,47 +27,22 @@ pub(super) struct Session {
     pub(super) users: OnceCell<Arc<Users>>,
     /// Read once, by whoever needs them first.
     pub(super) roles: OnceCell<Arc<Roles>>,
-    listings: Mutex<HashMap<String, Listing>>,
+    /// Read by the first page of groups.
+    pub(super) groups: OnceCell<Arc<Listing>>,
+    /// Read by the first page of applications.
+    pub(super) apps: OnceCell<Arc<Listing>>,
+    /// Members and bindings that take several pages.
+    pub(super) long_edges: LongEdges,
     warnings: Mutex<BTreeMap<Warning, Tally>>,
 }
 
-#[derive(Debug, Default)]
-struct Listing {
-    /// The page on which an id came first, so that serving a page again serves it whole.
-    first_seen: HashMap<Id, u64>,
-    complete: bool,
-}
-
 impl Session {
-    /// Whether `id` was not on an earlier page of this listing. Offset paging repeats rows when objects appear.
-    pub(super) fn is_new(&self, listing: &str, id: &Id, skip: u64) -> bool {
-        let mut listings = lock(&self.listings);
-        if !listings.contains_key(listing) {
-            listings.insert(listing.to_owned(), Listing::default());
+    /// Whether the list that this sync read lacks the far end of an edge; `false` while the list was not read.
+    pub(super) fn dangles(&self, end: End, id: &Id) -> bool {
+        match end {
+            End::User => self.users.get().is_some_and(|users| !users.contains(id)),
+            End::Group => self.groups.get().is_some_and(|groups| !groups.contains(id)),
         }
-        listings
-            .get_mut(listing)
-            .is_none_or(|listing| *listing.first_seen.entry(id.clone()).or_insert(skip) == skip)
-    }
-
-    /// Says that a listing was read to its end; its ids are kept.
-    pub(super) fn complete(&self, listing: &str) {
-        lock(&self.listings)
-            .entry(listing.to_owned())
-            .or_default()
-            .complete = true;
-    }
-
-    /// Drops what is known of a listing.
-    pub(super) fn forget(&self, listing: &str) {
-        lock(&self.listings).remove(listing);
-    }
-
-    /// Whether a listing that was read to its end lacks this id. `false` while the listing is not known whole.
-    pub(super) fn lacks(&self, listing: &str, id: &Id) -> bool {
-        lock(&self.listings)
-            .get(listing)
-            .is_some_and(|listing| listing.complete && !listing.first_seen.contains_key(id))
     }
 
     /// Counts a warning; the first few ids are kept as examples.
@@ -80,42 +61,6 @@ impl Session {
             .into_iter()
             .map(|(warning, tally)| tally.sentence(warning))
             .collect()
-    }
-}
-
-/// Takes each id of a listing once.
-///
-/// A listing of one page needs no memory beyond the page, which is the case of nearly every group and application.
-#[derive(Debug)]
-pub(super) struct Dedup<'a> {
-    earlier: Option<(&'a Session, &'a str, u64)>,
-    here: HashSet<Id>,
-}
-
-impl<'a> Dedup<'a> {
-    /// For the page at `skip` of a listing of several pages.
-    pub(super) fn new(session: &'a Session, listing: &'a str, skip: u64) -> Self {
-        Self {
-            earlier: Some((session, listing, skip)),
-            here: HashSet::new(),
-        }
-    }
-
-    /// For a listing that is one page.
-    pub(super) fn of_one_page() -> Self {
-        Self {
-            earlier: None,
-            here: HashSet::new(),
-        }
-    }
-
-    /// Whether this id comes for the first time.
-    pub(super) fn take(&mut self, id: &str) -> bool {
-        let id = Id::new(id);
-        let is_new = self
-            .earlier
-            .is_none_or(|(session, listing, skip)| session.is_new(listing, &id, skip));
-        self.here.insert(id) && is_new
     }
 }
 
@@ -144,8 +89,6 @@ impl Tally {
 pub(super) enum Warning {
     /// A row without an id that could be stored.
     RowWithoutId,
-    /// The same id twice in one listing.
-    RepeatedRow,
     /// A user whose e-mail is no address.
     EmailUnusable,
     /// A group member that is no user of this sync.
@@ -168,7 +111,6 @@ impl Warning {
     const fn text(self) -> &'static str {
         match self {
             Self::RowWithoutId => "rows without a usable id were left out",
-            Self::RepeatedRow => "rows that JumpCloud sent twice were taken once",
             Self::EmailUnusable => "e-mail texts that are no address were left out",
             Self::DanglingMember => "group members that are not in the list of users were left out",
             Self::DanglingAssignee => {
@@ -228,27 +170,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_page_that_is_served_again_is_served_whole() {
-        let session = Session::default();
-        let id = Id::new("x");
-        assert!(session.is_new("groups", &id, 0));
-        assert!(session.is_new("groups", &id, 0));
-        assert!(!session.is_new("groups", &id, 100));
-        assert!(session.is_new("apps", &id, 100));
-    }
-
-    #[test]
-    fn an_id_lacks_only_in_a_listing_that_was_read_to_its_end() {
-        let session = Session::default();
-        assert!(!session.lacks("groups", &Id::new("y")));
-        session.is_new("groups", &Id::new("x"), 0);
-        assert!(!session.lacks("groups", &Id::new("y")));
-        session.complete("groups");
-        assert!(session.lacks("groups", &Id::new("y")));
-        assert!(!session.lacks("groups", &Id::new("x")));
-    }
 
     #[test]
     fn warnings_are_counted_and_told_once() {

@@ -32,15 +32,12 @@ impl Spool {
             .copied()
             .unwrap_or(0);
         let file = Arc::clone(&self.file);
-        let bytes = blocking(
-            "reading the list of users from the work folder",
-            move || {
-                let length = usize::try_from(end - start).map_err(io::Error::other)?;
-                let mut bytes = vec![0; length];
-                file.read_exact_at(&mut bytes, start)?;
-                Ok(bytes)
-            },
-        )
+        let bytes = blocking("reading a temporary file in the work folder", move || {
+            let length = usize::try_from(end - start).map_err(io::Error::other)?;
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, start)?;
+            Ok(bytes)
+        })
         .await?;
         Ok(Some(bytes))
     }
@@ -73,7 +70,7 @@ impl Writer {
         let start = self.spool.ends.last().copied().unwrap_or(0);
         let end = start + bytes.len() as u64;
         let file = Arc::clone(&self.spool.file);
-        blocking("writing the list of users to the work folder", move || {
+        blocking("writing a temporary file in the work folder", move || {
             file.write_all_at(&bytes, start)
         })
         .await?;

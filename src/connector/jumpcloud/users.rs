@@ -21,6 +21,7 @@ use super::{
     administrators::{self, Administrators, Links, Matcher},
     client::{Convention, List},
     ids::{Id, USER, resource_id},
+    listing::decode,
     profile::{Profile, clip, display_name, filled, full_name, text_of, timestamp},
     session::{Session, Warning},
     spool::{Spool, Writer},
@@ -198,7 +199,7 @@ impl JumpCloud {
                 };
                 let key = Id::new(id);
                 if emails.contains_key(&key) {
-                    session.warn(Warning::RepeatedRow, id);
+                    // Seen before: a listing that changes while it is read repeats rows.
                     continue;
                 }
                 let linked = row.admin.as_ref().and_then(|admin| admin.id.as_deref());
@@ -313,14 +314,10 @@ fn encode(bytes: &mut Vec<u8>, resource: &v2::Resource, trait_: &v2::UserTrait) 
 }
 
 fn read_page(users: &Users, mut bytes: &[u8]) -> Result<Vec<v2::Resource>, Error> {
-    let damaged = |error: prost::DecodeError| Error::Local {
-        what: "reading the list of users from the work folder".to_owned(),
-        source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
-    };
     let mut items = Vec::new();
     while !bytes.is_empty() {
-        let mut resource = v2::Resource::decode_length_delimited(&mut bytes).map_err(damaged)?;
-        let trait_ = v2::UserTrait::decode_length_delimited(&mut bytes).map_err(damaged)?;
+        let mut resource: v2::Resource = decode(&mut bytes)?;
+        let trait_: v2::UserTrait = decode(&mut bytes)?;
         users.complete(&mut resource);
         items.push(assemble(resource, trait_));
     }
@@ -331,7 +328,7 @@ fn read_page(users: &Users, mut bytes: &[u8]) -> Result<Vec<v2::Resource>, Error
 pub(super) fn assemble(mut resource: v2::Resource, mut trait_: v2::UserTrait) -> v2::Resource {
     #[expect(deprecated, reason = "older readers of the file look here")]
     {
-        trait_.profile = resource.profile.clone();
+        trait_.profile.clone_from(&resource.profile);
         trait_.created_at = resource.created_at;
         trait_.status = resource.status.as_ref().map(|status| user_trait::Status {
             status: status.status,

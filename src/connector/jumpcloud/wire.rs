@@ -166,6 +166,7 @@ pub struct PhoneNumber {
 /// A postal address of a user.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are JumpCloud's")]
 pub struct Address {
     /// Such as `work`.
     #[serde(rename = "type", deserialize_with = "text")]
@@ -211,6 +212,7 @@ pub struct Mfa {
 /// Enrolment per factor, each such as `ENROLLED` or `NOT_ENROLLED`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are JumpCloud's")]
 pub struct MfaEnrollment {
     /// All factors together.
     #[serde(deserialize_with = "text")]

@@ -30,7 +30,11 @@ use super::{
 use crate::{
     clock::{Clock as _, SystemClock},
     connector::Error,
-    http::{self, BodyError, Failure, limiter::Limiter, retry},
+    http::{
+        self, BodyError, Failure,
+        limiter::{Limiter, Permit},
+        retry,
+    },
 };
 
 const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
@@ -107,12 +111,15 @@ impl Shared {
         call: &Call,
         decode: impl Fn(&Answer) -> Result<R, Problem>,
     ) -> Result<R, Error> {
-        let mut retries = self.policy.start();
+        let mut retries = None;
         let mut reauthenticated = false;
         let mut with_org =
             self.org_id.is_some() && !(is_administrators(call) && self.org_is_refused());
         loop {
-            let failed = match self.attempt(call, with_org).await {
+            let permit = self.limiter.acquire().await;
+            // The wait for the first turn is not part of the call's own time.
+            let retries = retries.get_or_insert_with(|| self.policy.start());
+            let failed = match self.attempt(call, with_org, permit).await {
                 Ok(answer) => match decode(&answer) {
                     Ok(value) => {
                         if self.org_id.is_some() && !with_org {
@@ -144,10 +151,7 @@ impl Shared {
                     with_org = false;
                     again
                 }
-                next => {
-                    self.wait(&mut retries, next, &failed.error, call.template)
-                        .await
-                }
+                next => self.wait(retries, next, &failed.error, call.template).await,
             };
             if !again {
                 self.count(call.template, |stats| stats.failures += 1);
@@ -190,8 +194,7 @@ impl Shared {
         true
     }
 
-    async fn attempt(&self, call: &Call, with_org: bool) -> Result<Answer, Failed> {
-        let permit = self.limiter.acquire().await;
+    async fn attempt(&self, call: &Call, with_org: bool, permit: Permit) -> Result<Answer, Failed> {
         let credential = self.credential.load_full();
         let proof = self.proof(&credential).await.map_err(Failed::give_up)?;
         let mut request = self
