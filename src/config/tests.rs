@@ -485,6 +485,7 @@ fn the_levels_of_the_official_connectors_are_understood() {
     ] {
         let given = flags(&[("api-key", "SECRETSEED"), ("log-level", text)]);
         assert_eq!(resolved(&given, &ManualSource::new()).log.level, level);
+        assert_eq!(Level::from_name(level.name()), Some(level));
     }
 }
 

@@ -586,15 +586,10 @@ impl Resolver<'_> {
     }
 
     fn log(&mut self) -> Log {
-        let level = match self.choice(
-            "log-level",
-            &["debug", "info", "warn", "error", "dpanic", "panic", "fatal"],
-        ) {
-            Some("debug") => Level::Debug,
-            Some("warn") => Level::Warn,
-            Some("error" | "dpanic" | "panic" | "fatal") => Level::Error,
-            _ => Level::Info,
-        };
+        let level = self
+            .choice("log-level", Level::NAMES)
+            .and_then(Level::from_name)
+            .unwrap_or(Level::Info);
         let format = match self.choice("log-format", &["json", "console"]) {
             Some("json") => LogFormat::Json,
             Some(_) => LogFormat::Console,
