@@ -441,9 +441,9 @@ async fn a_multi_tenant_key_must_name_the_organisation() {
 }
 
 #[tokio::test]
-async fn tokens_are_issued_expire_and_can_be_revoked() {
+async fn tokens_are_issued_and_can_be_revoked() {
     let mut config = Config::default();
-    config.clients[0].token_life = Duration::from_secs(2);
+    config.clients[0].token_life = Duration::from_mins(1);
     let asker = Asker::start(config).await;
     let fetch = |secret: &'static str, form: &'static str| {
         asker
@@ -477,7 +477,7 @@ async fn tokens_are_issued_expire_and_can_be_revoked() {
         .unwrap();
     assert_eq!(
         (&token["expires_in"], &token["token_type"]),
-        (&json!(2), &json!("bearer"))
+        (&json!(60), &json!("bearer"))
     );
     let bearer = token["access_token"].as_str().unwrap().to_owned();
     let ask = || async {
@@ -1102,16 +1102,16 @@ async fn broken_connections_are_broken_where_they_should() {
     assert_eq!(answer.status(), 200);
     assert!(answer.content_length().unwrap() > 0);
     assert!(answer.bytes().await.is_err());
-    let send = |path: &str, seconds| {
+    let send = |path: &str, milliseconds| {
         asker
             .request(Method::GET, path)
             .header("x-api-key", FULL_KEY)
-            .timeout(Duration::from_millis(seconds))
+            .timeout(Duration::from_millis(milliseconds))
             .send()
     };
     let error = send("/api/v2/usergroups", 5000).await.unwrap_err();
     assert!(error.is_request() && !error.is_timeout(), "{error:?}");
-    assert!(send("/api/users", 200).await.unwrap_err().is_timeout());
+    assert!(send("/api/users", 2000).await.unwrap_err().is_timeout());
     assert_eq!(asker.status("/api/users").await, 200);
     assert!(asker.sim.requests().with_status(0) >= 2);
 }
@@ -1192,11 +1192,11 @@ async fn the_most_requests_at_one_time_are_counted() {
     let asker = Asker::of(Shape::default()).await;
     asker
         .sim
-        .change_behaviour(|behaviour| behaviour.latency = Duration::from_millis(200));
+        .change_behaviour(|behaviour| behaviour.latency = Duration::from_secs(1));
     let start = Instant::now();
     let asked = (0..5).map(|_| asker.status("/api/systemusers?limit=1"));
     futures_util::future::join_all(asked).await;
-    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert!(start.elapsed() >= Duration::from_secs(1));
     assert_eq!(asker.sim.requests().max_concurrency, 5);
 }
 
