@@ -133,6 +133,8 @@ impl Connector for JumpCloud {
                             .to_owned(),
                     });
                 }
+                // No role helps where the organisation's plan lacks the list; the error says so.
+                Err(error @ Error::Http { status: 402, .. }) => return Err(error),
                 Err(error) if error.code() == Code::PermissionDenied => missing.push(what),
                 Err(error) => return Err(error),
             }
