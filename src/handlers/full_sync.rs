@@ -34,6 +34,8 @@ pub const TEMP_PREFIX: &str = "baton-sdk-sync-upload-jumpcloud-";
 /// Held open and locked for as long as the owner of a temporary folder lives.
 const LOCK_FILE: &str = "lock";
 const SYNC_FILE: &str = "sync.c1z";
+/// Longest id of a resource or a resource type in a task, in bytes.
+const MAX_ID: usize = 1024;
 
 /// What local flags say about syncs in service mode.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -166,6 +168,7 @@ fn request(
     task_id: &str,
 ) -> Result<SyncRequest, Error> {
     check_engine(&options.storage_engine, &local.storage_engine, task_id)?;
+    check_ids(options)?;
     let resource_type_ids = if options.sync_resource_type_ids.is_empty() {
         local.resource_type_ids.clone()
     } else {
@@ -186,6 +189,45 @@ fn request(
         empty: local.skip_full_sync,
         workers: local.workers,
     })
+}
+
+/// A target without an id could only be left out, and the partial sync would then look like a complete answer.
+fn check_ids(options: &SyncFullTask) -> Result<(), Error> {
+    let check = |field: &dyn Fn() -> String, id: &str| {
+        let problem = match id.len() {
+            0 => "is empty".to_owned(),
+            ..=MAX_ID => return Ok(()),
+            length => format!("has {length} bytes, more than any id"),
+        };
+        Err(Error::Malformed {
+            kind: Kind::SyncFull,
+            problem: format!("field {} {problem}", field()),
+        })
+    };
+    for (position, id) in options.sync_resource_type_ids.iter().enumerate() {
+        check(&|| format!("sync_resource_type_ids[{position}]"), id)?;
+    }
+    for (position, target) in options.targeted_sync_resources.iter().enumerate() {
+        let field = |rest| format!("targeted_sync_resources[{position}].{rest}");
+        let ids = [
+            ("id", target.id.as_ref()),
+            ("parent_resource_id", target.parent_resource_id.as_ref()),
+        ];
+        for (name, id) in ids {
+            match id {
+                Some(id) => {
+                    check(
+                        &|| field(format!("{name}.resource_type")),
+                        &id.resource_type,
+                    )?;
+                    check(&|| field(format!("{name}.resource")), &id.resource)?;
+                }
+                None if name == "id" => check(&|| field(name.to_owned()), "")?,
+                None => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every file is written in format v1 (`sqlite`), which the server reads whatever it asked for.
