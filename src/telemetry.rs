@@ -151,7 +151,7 @@ pub fn capture(
     log: &Log,
     secrets: &[SecretString],
     clock: Arc<dyn Clock>,
-) -> (impl Subscriber + Send + Sync, LogControl, Captured) {
+) -> (impl Subscriber + Send + Sync + use<>, LogControl, Captured) {
     let captured = Captured::default();
     let (subscriber, control) = subscriber(
         log,
