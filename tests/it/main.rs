@@ -22,4 +22,5 @@ mod jumpcloud_sim;
 mod jumpcloud_sync;
 mod process;
 mod recovery;
+mod secrets;
 mod sim_conductorone;
