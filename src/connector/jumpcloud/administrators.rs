@@ -105,6 +105,15 @@ impl JumpCloud {
                 }
             }
         }
+        if let Some(org_id) = self.client.org_id()
+            && self.client.administrators_are_unscoped()
+        {
+            // One without organisation belongs to the provider, and may administer this organisation too.
+            accounts.retain(|account| {
+                filled(account.row.organization.as_deref())
+                    .is_none_or(|organization| organization.eq_ignore_ascii_case(org_id))
+            });
+        }
         Ok(Arc::new(Administrators { accounts }))
     }
 

@@ -89,7 +89,7 @@ fn avery() -> Json {
             "addresses": [], "relationships": [],
             "ssh_keys": [{"_id": "64ab00000000000000000e01", "name": "laptop",
                 "public_key": "ssh-ed25519 AAAAC3Nzfixture", "create_date": "2025-01-10T10:00:00.000Z"}],
-            "external_dn": "", "external_source_type": "", "restrictedFields": [], "admin": null,
+            "external_dn": "", "external_source_type": "", "restrictedFields": [], "admin": null
             }"#,
     )
     .unwrap()
