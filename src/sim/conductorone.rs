@@ -1,4 +1,4 @@
-//! A simulated ConductorOne: the BatonService over TLS and the token endpoint, both on one port.
+//! A simulated ConductorOne: the `BatonService` over TLS and the token endpoint, both on one port.
 //!
 //! It verifies client assertions and bearer tokens, hands out the tasks that it is given, applies the field rules of
 //! the service to every message, and opens every file that is uploaded. A broken rule is answered with
@@ -85,10 +85,10 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             client_name: "sim-connector".to_owned(),
             key_id: None,
-            token_life: Duration::from_secs(3600),
+            token_life: Duration::from_hours(1),
             next_poll: Some(Duration::from_millis(50)),
             next_heartbeat: Some(Duration::from_secs(1)),
-            lease: Duration::from_secs(300),
+            lease: Duration::from_mins(5),
             idle_none_task: true,
             require_hello: true,
             require_heartbeat: true,
@@ -147,15 +147,14 @@ impl ConductorOneSim {
         let listener = server::bind(config.listen)?;
         let address = listener.local_addr()?;
         let client = Client::generate(&config.client_name, address, config.key_id.clone())?;
-        let (path, folder) = match &config.upload_dir {
-            Some(path) => (path.clone(), None),
-            None => {
-                let folder = tempfile::Builder::new()
-                    .prefix("baton-sim-uploads-")
-                    .tempdir()
-                    .context("making a folder for uploads")?;
-                (folder.path().to_owned(), Some(folder))
-            }
+        let (path, folder) = if let Some(path) = &config.upload_dir {
+            (path.clone(), None)
+        } else {
+            let folder = tempfile::Builder::new()
+                .prefix("baton-sim-uploads-")
+                .tempdir()
+                .context("making a folder for uploads")?;
+            (folder.path().to_owned(), Some(folder))
         };
         let shared = Shared::new(config, client, path);
         let mut tasks = JoinSet::new();
@@ -240,18 +239,14 @@ impl std::ops::Deref for ConductorOneSim {
 }
 
 impl Drop for ConductorOneSim {
-    #[expect(
-        clippy::panic,
-        reason = "a test must not pass over breaches that it did not look at"
-    )]
+    /// A test must not pass over breaches that it did not look at.
     fn drop(&mut self) {
         let unseen = self.control.unseen();
-        if !unseen.is_empty() && !std::thread::panicking() {
-            panic!(
-                "nobody looked at broken rules of the protocol: {}",
-                list(&unseen)
-            );
-        }
+        assert!(
+            unseen.is_empty() || std::thread::panicking(),
+            "nobody looked at broken rules of the protocol: {}",
+            list(&unseen)
+        );
     }
 }
 

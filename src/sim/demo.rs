@@ -330,7 +330,7 @@ impl Act<'_> {
         Ok(())
     }
 
-    /// One full sync from the queue to FinishTask; answers with the uploaded file.
+    /// One full sync from the queue to `FinishTask`; answers with the uploaded file.
     async fn watch_sync(&self, daemon: &mut Daemon, truth: &Truth) -> anyhow::Result<PathBuf> {
         let id = self.cloud.enqueue(full_sync(SyncFullTask::default()));
         self.tell_now("task", &format!("full sync {id} queued"));

@@ -30,9 +30,10 @@ use baton_jumpcloud::{
         connector as v2,
     },
     sim::conductorone::{
-        Break, ConductorOneSim, Config, Control, Rpc, Script, Stage, full_sync, hello,
+        self, Args, Break, ConductorOneSim, Config, Control, Rpc, Script, Stage, full_sync, hello,
     },
 };
+use clap::Parser as _;
 use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::{
@@ -84,7 +85,7 @@ fn token_form(sim: &ConductorOneSim) -> TokenForm {
     TokenForm {
         header: json!({
             "alg": "EdDSA",
-            "nonce": nonce.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            "nonce": format!("{:032x}", u128::from_be_bytes(nonce)),
         }),
         claims: json!({
             "iss": id, "sub": id, "aud": "127.0.0.1",
@@ -513,21 +514,21 @@ async fn every_wrong_part_of_a_token_request_is_caught_by_name() {
             add(form, "grant_type", "password");
         }),
         ("grant_type", |form| {
-            add(form, "grant_type", "client_credentials")
+            add(form, "grant_type", "client_credentials");
         }),
         ("scope", |form| add(form, "scope", "all")),
         ("client_secret", |form| {
-            add(form, "client_secret", "SECRETSEED")
+            add(form, "client_secret", "SECRETSEED");
         }),
         ("client_assertion_type", |form| {
             remove(form, "client_assertion_type");
             add(form, "client_assertion_type", "jwt");
         }),
         ("client_assertion", |form| {
-            add(form, "client_assertion", "a.b")
+            add(form, "client_assertion", "a.b");
         }),
         ("client_assertion header", |form| {
-            add(form, "client_assertion", "%%.e30.e30")
+            add(form, "client_assertion", "%%.e30.e30");
         }),
         ("header alg", |form| form.header["alg"] = json!("HS256")),
         ("header nonce", |form| form.header["nonce"] = json!("ABC")),
@@ -536,18 +537,18 @@ async fn every_wrong_part_of_a_token_request_is_caught_by_name() {
         ("claim iss", |form| form.claims["iss"] = json!("someone")),
         ("claim sub", |form| form.claims["sub"] = Value::Null),
         ("claim aud", |form| {
-            form.claims["aud"] = json!(["127.0.0.1"])
+            form.claims["aud"] = json!(["127.0.0.1"]);
         }),
         ("claim aud", |form| {
-            form.claims["aud"] = json!("127.0.0.1:443")
+            form.claims["aud"] = json!("127.0.0.1:443");
         }),
         ("claim jti", |form| form.claims["jti"] = json!("1")),
         ("claim iat", |form| form.claims["iat"] = json!(1.5)),
         ("claim nbf", |form| {
-            form.claims["nbf"] = form.claims["iat"].clone()
+            form.claims["nbf"] = form.claims["iat"].clone();
         }),
         ("claim exp", |form| {
-            form.claims["exp"] = json!(9_999_999_999_i64)
+            form.claims["exp"] = json!(9_999_999_999_i64);
         }),
     ];
     let sim = quick().await;
@@ -623,7 +624,7 @@ async fn a_secret_can_be_rejected_and_the_endpoint_taken_down() {
     let (status, body) = post_form(&sim, token_form(&sim)).await;
     assert_eq!((status, &body["error"]), (401, &json!("invalid_client")));
     sim.reject_secret(false);
-    sim.token_endpoint_down_for(Duration::from_secs(3600));
+    sim.token_endpoint_down_for(Duration::from_hours(1));
     assert_eq!(post_form(&sim, token_form(&sim)).await.0, 503);
     sim.token_endpoint_down_for(Duration::ZERO);
     assert_eq!(post_form(&sim, token_form(&sim)).await.0, 200);
@@ -634,7 +635,7 @@ async fn a_secret_can_be_rejected_and_the_endpoint_taken_down() {
 async fn tokens_expire_and_can_be_revoked() {
     let clock = ManualClock::new(jiff::Timestamp::now());
     let sim = ConductorOneSim::start(Config {
-        token_life: Duration::from_secs(60),
+        token_life: Duration::from_mins(1),
         next_poll: None,
         clock: Arc::new(clock.clone()),
         ..Config::default()
@@ -712,10 +713,10 @@ async fn every_broken_field_of_hello_is_caught_by_path() {
             hello.os_info.as_mut().unwrap().kernel_arch.clear();
         }),
         ("connector_metadata".into(), |hello| {
-            hello.connector_metadata = None
+            hello.connector_metadata = None;
         }),
         ("connector_metadata.display_name".into(), |hello| {
-            described(hello).display_name.clear()
+            described(hello).display_name.clear();
         }),
         ("connector_metadata.help_url".into(), |hello| {
             described(hello).help_url = "http://example.com".into();
@@ -738,7 +739,7 @@ async fn every_broken_field_of_hello_is_caught_by_path() {
             described(hello).annotations = vec![any];
         }),
         ("connector_metadata.capabilities".into(), |hello| {
-            described(hello).capabilities = None
+            described(hello).capabilities = None;
         }),
         (
             "connector_metadata.capabilities.connector_capabilities[0]".into(),
@@ -868,16 +869,16 @@ async fn every_broken_rule_of_finish_is_caught() {
         ("final_state", |finish| finish.final_state = None),
         ("status", |finish| finish.status = None),
         ("status", |finish| {
-            finish.final_state = Some(FinalState::Success(Success::default()))
+            finish.final_state = Some(FinalState::Success(Success::default()));
         }),
         ("status.code", |finish| {
-            finish.status.as_mut().unwrap().code = 0
+            finish.status.as_mut().unwrap().code = 0;
         }),
         ("status.code", |finish| {
-            finish.status.as_mut().unwrap().code = 17
+            finish.status.as_mut().unwrap().code = 17;
         }),
         ("status.message", |finish| {
-            finish.status.as_mut().unwrap().message.clear()
+            finish.status.as_mut().unwrap().message.clear();
         }),
         ("status.details[0].type_url", |finish| {
             finish.status.as_mut().unwrap().details = vec![Any::default()];
@@ -1302,7 +1303,7 @@ async fn a_call_can_be_failed_and_delayed() {
     assert_eq!(client.next().await.unwrap_err().code(), Code::Internal);
     client.next().await.unwrap();
     sim.wait_for_calls(Rpc::GetTask, 3, PATIENCE).await.unwrap();
-    sim.delay(Rpc::GetTask, Duration::from_secs(3600));
+    sim.delay(Rpc::GetTask, Duration::from_hours(1));
     let mut request = client.request(BatonServiceGetTaskRequest { host_id: host() });
     request.set_timeout(Duration::from_millis(100));
     client.grpc.get_task(request).await.unwrap_err();
@@ -1493,6 +1494,69 @@ async fn the_admin_port_takes_tasks_and_steps_and_tells_the_state() {
     assert_eq!(state["tasks"][0]["id"], body["id"]);
     assert_eq!(state["tasks"][0]["stage"], "queued");
     assert_eq!(post_form(&sim, token_form(&sim)).await.0, 401);
+}
+
+#[tokio::test]
+async fn the_program_writes_credentials_runs_its_script_and_fails_with_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[derive(Debug, clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let credentials = folder.path().join("credentials");
+    let script = folder.path().join("script.yaml");
+    let run = async |steps: &str| {
+        std::fs::write(&script, steps).unwrap();
+        let args = Program::try_parse_from([
+            "test".as_ref(),
+            "--listen=127.0.0.1:0".as_ref(),
+            "--credentials-dir".as_ref(),
+            credentials.as_os_str(),
+            "--script".as_ref(),
+            script.as_os_str(),
+        ])
+        .unwrap()
+        .args;
+        conductorone::run(args).await
+    };
+    run("- task: { kind: hello }\n- assert-clean")
+        .await
+        .unwrap();
+    let read = |name: &str| std::fs::read_to_string(credentials.join(name)).unwrap();
+    assert!(read("client-id").starts_with("sim-connector@127.0.0.1:"));
+    assert!(read("ca.pem").starts_with("-----BEGIN CERTIFICATE-----"));
+    let first = read("client-secret");
+    drop(key_of(&first));
+    let mode = std::fs::metadata(credentials.join("client-secret"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let error = run("- wait-for-hello: 0s").await.unwrap_err();
+    assert!(format!("{error:#}").contains("step 1"), "{error:#}");
+    assert_ne!(
+        read("client-secret"),
+        first,
+        "every run has a secret of its own"
+    );
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_served_is_a_breach() {
+    let sim = quick().await;
+    let answer = http(&sim)
+        .get(format!("https://{}/auth/v2/token", sim.address()))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "12");
+    assert_eq!(
+        sim.breaches()[0].to_string(),
+        "Other: GET /auth/v2/token is not served"
+    );
 }
 
 #[tokio::test]

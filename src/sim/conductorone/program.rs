@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{ConductorOneSim, Config, Script, full_sync};
+use crate::proto::baton::task::SyncFullTask;
 
 /// Runs a simulated ConductorOne until Ctrl-C.
 #[derive(Debug, clap::Args)]
@@ -101,7 +102,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     println!();
     let mut events = sim.events();
     if args.full_sync {
-        drop(sim.enqueue(full_sync(Default::default())));
+        drop(sim.enqueue(full_sync(SyncFullTask::default())));
     }
     let control = sim.control();
     let work = async {

@@ -23,7 +23,7 @@ use crate::proto::{
 };
 
 /// How long a step waits that says nothing about it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// The most steps of a script.
 const MAX_STEPS: usize = 10_000;
 

@@ -1,4 +1,4 @@
-//! The BatonService as the simulator answers it.
+//! The `BatonService` as the simulator answers it.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::proto::{
 };
 
 /// How long an upload may pause between two messages.
-const UPLOAD_IDLE: Duration = Duration::from_secs(60);
+const UPLOAD_IDLE: Duration = Duration::from_mins(1);
 /// How long after its end a task may still be named by a heartbeat that was under way.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
 

@@ -27,7 +27,7 @@ use crate::proto::baton::{self, baton_service_finish_task_request::FinalState, t
 /// How many records of a kind are kept; older ones are dropped, counters stay.
 const KEPT: usize = 10_000;
 
-/// A method of the BatonService, or the token endpoint.
+/// A method of the `BatonService`, or the token endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
 #[expect(missing_docs, reason = "the names are those of the service")]
 pub enum Rpc {
@@ -39,6 +39,8 @@ pub enum Rpc {
     UploadAsset,
     FinishTask,
     StartDebugging,
+    /// A path that is not served.
+    Other,
 }
 
 impl fmt::Display for Rpc {

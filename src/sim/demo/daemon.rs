@@ -29,7 +29,7 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the binary with an empty environment but for `PATH`-free basics, and its output in `log`.
+    /// Starts the binary with an empty environment and its output in `log`.
     pub(super) fn start(
         binary: &Path,
         arguments: &[OsString],
@@ -101,17 +101,19 @@ fn last_words(output: &str) -> String {
     lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .find(|entry| {
-            entry["level"]
-                .as_str()
+            entry
+                .get("level")
+                .and_then(Value::as_str)
                 .is_some_and(|level| level.eq_ignore_ascii_case("error"))
         })
         .map_or_else(
             || lines().next().unwrap_or("(it said nothing)").to_owned(),
             |entry| {
                 let text = |key: &str| {
-                    entry[key]
-                        .as_str()
-                        .or_else(|| entry["fields"][key].as_str())
+                    entry
+                        .get(key)
+                        .or_else(|| entry.get("fields")?.get(key))
+                        .and_then(Value::as_str)
                         .unwrap_or_default()
                 };
                 let message = [text("msg"), text("message")].concat();
