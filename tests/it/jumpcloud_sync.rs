@@ -6,6 +6,7 @@ use std::{
 };
 
 use baton_jumpcloud::{
+    clock::SystemClock,
     connector::{
         Connector, Error, SyncScope,
         jumpcloud::{
@@ -19,9 +20,11 @@ use baton_jumpcloud::{
         Collection, Config, FULL_KEY, HELP_DESK_KEY, Id, JumpCloudSim, MembershipMethod,
         READ_ONLY_KEY, Shape, Status, Truth,
     },
+    syncer,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 const ADMINISTRATION: &str = "2UjI0eIRo77RGFwi2GKpAa0Til0";
 
@@ -348,6 +351,50 @@ async fn a_tenant_of_five_thousand_costs_at_most_430_calls_and_every_grant_is_th
     let counts = rig.sim.truth().counts();
     assert_eq!((counts.users, counts.memberships), (5000, 12_000));
     assert_eq!(rig.folder.path().read_dir().unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_file_of_a_whole_sync_holds_every_row_and_all_inherited_access() {
+    let rig = Rig::start(promised()).await;
+    let target = rig.folder.path().join("sync.c1z");
+    let cancel = CancellationToken::new();
+    let environment = syncer::Environment {
+        work_dir: rig.folder.path(),
+        clock: &SystemClock,
+        progress: &syncer::NoProgress,
+        cancel: &cancel,
+    };
+    let report = syncer::sync_to_file(
+        &rig.connector,
+        &syncer::SyncRequest::default(),
+        environment,
+        &target,
+    )
+    .await
+    .unwrap();
+    let requests = rig.sim.requests();
+    assert!(requests.total <= 430, "{} calls", requests.total);
+    let truth = rig.sim.truth();
+    let counts = truth.counts();
+    let rows = |of: &BTreeMap<String, u64>, kind: &str| {
+        usize::try_from(of.get(kind).copied().unwrap_or_default()).unwrap()
+    };
+    assert_eq!(
+        rows(&report.resources, "user"),
+        counts.users + counts.admins
+    );
+    assert_eq!(rows(&report.resources, "group"), counts.groups);
+    assert_eq!(rows(&report.resources, "app"), counts.apps + 1);
+    assert_eq!(rows(&report.entitlements, "app"), counts.apps + 1);
+    assert_eq!(rows(&report.grants, "group"), counts.memberships);
+    assert_eq!(rows(&report.grants, "role"), counts.admin_roles);
+    // The groups bound, the users that reach the application one way or another, and the administrators.
+    assert_eq!(
+        rows(&report.grants, "app"),
+        counts.group_bindings + counts.effective_access + counts.admins
+    );
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    assert!(std::fs::metadata(&target).unwrap().len() > 0);
 }
 
 #[tokio::test]

@@ -1,5 +1,9 @@
 //! Administrators: accounts of their own, beside directory users, in the same resource type.
 //!
+//! Profile keys: `id`, `organization`, `account_kind` = `administrator`, `is_administrator`, `administrator_roles`,
+//! `directory_user_id` (the same person's directory account), `mfa_required`, `mfa_enrolled`, `api_key_allowed`,
+//! `api_key_set`, `api_key_created_at`, `api_key_expires_at`, `api_key_updated_at`, `password_changed_at`.
+//!
 //! Owns the list of administrators of a sync (one call for most tenants), their resources and their link to directory
 //! users. Never merges on a guess: where a link or an e-mail fits more than one account, the accounts stay apart.
 

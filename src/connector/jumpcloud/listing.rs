@@ -53,6 +53,7 @@ impl Listing {
         list: List,
         first: Option<v2::Resource>,
     ) -> Result<Self, Error> {
+        let endpoint = list.template;
         let mut spool = Writer::create(folder).await?;
         let mut known = HashSet::new();
         let mut pages = client.pages::<T>(list);
@@ -78,6 +79,11 @@ impl Listing {
         }
         let mut known: Vec<Id> = known.into_iter().collect();
         known.sort_unstable();
+        tracing::debug!(
+            http.endpoint = endpoint,
+            row.count = known.len(),
+            "read a list"
+        );
         Ok(Self {
             spool: spool.finish(),
             known,

@@ -1364,6 +1364,35 @@ async fn long_names_are_cut_between_characters() {
 }
 
 #[tokio::test]
+async fn a_group_of_many_members_is_read_once_and_served_in_pages_that_can_be_served_again() {
+    let mut tenant = example();
+    *tenant.members(ENGINEERING) = (0..2500)
+        .map(|number| edge("user", &format!("{number:024x}")))
+        .collect();
+    let rig = rig(tenant).await;
+    let scope = scope("s");
+    let group = rig.get(GROUP, ENGINEERING).await.unwrap();
+    let page = async |token: Option<&str>| {
+        let page = rig
+            .connector
+            .list_grants(&scope, &group, token)
+            .await
+            .unwrap();
+        (page.items.len(), page.next)
+    };
+    let before = rig.calls().len();
+    assert_eq!(page(None).await, (1000, Some("1000".to_owned())));
+    assert_eq!(page(Some("1000")).await, (1000, Some("2000".to_owned())));
+    assert_eq!(page(Some("1000")).await, (1000, Some("2000".to_owned())));
+    assert_eq!(rig.calls().len() - before, 25);
+    assert_eq!(page(Some("2000")).await, (500, None));
+    assert_eq!(rig.calls().len() - before, 25);
+    // The last page ended the memory; asked for again, the list is read again.
+    assert_eq!(page(Some("2000")).await, (500, None));
+    assert_eq!(rig.calls().len() - before, 50);
+}
+
+#[tokio::test]
 async fn a_listing_that_fails_midway_can_be_tried_again() {
     let rig = rig(example()).await;
     rig.change(|tenant| tenant.status("/api/systemusers", 400));
