@@ -60,7 +60,14 @@ fn wait_for_text(path: &Path) -> String {
 fn simulator(dir: &Path, arguments: &[&str]) -> (Running, String) {
     let port_file = dir.join("port");
     let child = Command::new(SIMULATOR)
-        .args(["jumpcloud", "--listen", "127.0.0.1:0", "--api-key", API_KEY, "--port-file"])
+        .args([
+            "jumpcloud",
+            "--listen",
+            "127.0.0.1:0",
+            "--api-key",
+            API_KEY,
+            "--port-file",
+        ])
         .arg(&port_file)
         .args(arguments)
         .stdout(Stdio::null())
@@ -93,12 +100,18 @@ fn cpu(pid: u32) -> Option<Duration> {
 fn calls(url: &str) -> u64 {
     let address = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET /_sim/requests HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET /_sim/requests HTTP/1.0\r\nHost: {address}\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let body = answer.split_once("\r\n\r\n").expect("an HTTP answer").1;
     let value: serde_json::Value = serde_json::from_str(body).unwrap();
-    value["total"].as_u64().expect("the simulator counts its requests")
+    value["total"]
+        .as_u64()
+        .expect("the simulator counts its requests")
 }
 
 /// One sync from the shell, watched from outside.
@@ -158,7 +171,7 @@ fn row(report: &mut String, name: &str, samples: &[Sample], limit: &str) {
 
 /// The daemon at rest: from start to its first Hello, and its memory when nothing is to be done.
 fn daemon(dir: &Path, jumpcloud: &str) -> (Vec<Duration>, u64) {
-    use baton_jumpcloud::sim::conductorone::{Config, ConductorOneSim};
+    use baton_jumpcloud::sim::conductorone::{ConductorOneSim, Config};
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let sim = ConductorOneSim::start(Config::default()).await.unwrap();
@@ -171,7 +184,14 @@ fn daemon(dir: &Path, jumpcloud: &str) -> (Vec<Duration>, u64) {
             let hellos = sim.hellos().len();
             let child = Running(
                 Command::new(CONNECTOR)
-                    .args(["--client-id", &sim.client_id(), "--base-url", jumpcloud, "--log-level", "error"])
+                    .args([
+                        "--client-id",
+                        &sim.client_id(),
+                        "--base-url",
+                        jumpcloud,
+                        "--log-level",
+                        "error",
+                    ])
                     .arg("--client-secret-file")
                     .arg(dir.join("client-secret"))
                     .arg("--ca-file")
@@ -207,23 +227,62 @@ fn main() {
     let now = jiff::Zoned::now();
     let mut report = String::new();
     writeln!(report, "# {}\n", now.strftime("%Y-%m-%d %H:%M %Z")).unwrap();
-    writeln!(report, "Version {}, release profile. Repeat with `make bench`.", env!("CARGO_PKG_VERSION")).unwrap();
+    writeln!(
+        report,
+        "Version {}, release profile. Repeat with `make bench`.",
+        env!("CARGO_PKG_VERSION")
+    )
+    .unwrap();
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("").trim_matches([':', ' ', '\t']);
-    writeln!(report, "Machine: {} processors, {model}. The simulator runs on the same machine.\n", thread::available_parallelism().unwrap()).unwrap();
-    writeln!(report, "| case | runs | wall | processor | peak memory | requests | file | aim |").unwrap();
+    let model = processor
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("")
+        .trim_matches([':', ' ', '\t']);
+    writeln!(
+        report,
+        "Machine: {} processors, {model}. The simulator runs on the same machine.\n",
+        thread::available_parallelism().unwrap()
+    )
+    .unwrap();
+    writeln!(
+        report,
+        "| case | runs | wall | processor | peak memory | requests | file | aim |"
+    )
+    .unwrap();
     writeln!(report, "|---|---|---|---|---|---|---|---|").unwrap();
 
     let medium: &[&str] = &[
-        "--users", "5000", "--groups", "200", "--members-per-group", "60", "--apps", "80", "--groups-per-app", "4",
-        "--users-per-app", "5", "--admins", "15", "--seed", "7", "--latency", "30ms",
+        "--users",
+        "5000",
+        "--groups",
+        "200",
+        "--members-per-group",
+        "60",
+        "--apps",
+        "80",
+        "--groups-per-app",
+        "4",
+        "--users-per-app",
+        "5",
+        "--admins",
+        "15",
+        "--seed",
+        "7",
+        "--latency",
+        "30ms",
     ];
     let url;
     {
         let (sim, base) = simulator(dir, medium);
         url = base;
         let samples: Vec<_> = (0..5).map(|_| sync_once(dir, &url)).collect();
-        row(&mut report, "5,000 users, 200 groups × 60, 80 apps, 15 admins, 30 ms a call", &samples, "≤ 8 s, ≤ 3 s processor, ≤ 430 requests");
+        row(
+            &mut report,
+            "5,000 users, 200 groups × 60, 80 apps, 15 admins, 30 ms a call",
+            &samples,
+            "≤ 8 s, ≤ 3 s processor, ≤ 430 requests",
+        );
         let (starts, idle) = daemon(dir, &url);
         let hello = median(starts).as_secs_f64() * 1000.0;
         let idle = idle as f64 / 1024.0;
@@ -235,10 +294,28 @@ fn main() {
         fs::remove_file(dir.join("port")).unwrap();
         let (sim, base) = simulator(
             dir,
-            &["--users", "100000", "--groups", "2000", "--members-per-group", "500", "--apps", "300", "--admins", "50", "--seed", "7"],
+            &[
+                "--users",
+                "100000",
+                "--groups",
+                "2000",
+                "--members-per-group",
+                "500",
+                "--apps",
+                "300",
+                "--admins",
+                "50",
+                "--seed",
+                "7",
+            ],
         );
         let samples = vec![sync_once(dir, &base)];
-        row(&mut report, "100,000 users, 2,000 groups × 500, 300 apps, 50 admins", &samples, "≤ 128 MiB");
+        row(
+            &mut report,
+            "100,000 users, 2,000 groups × 500, 300 apps, 50 admins",
+            &samples,
+            "≤ 128 MiB",
+        );
         drop(sim);
         report.push_str(&line);
     }

@@ -13,14 +13,26 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("connector", &["http"]),
     ("control_plane", &[]),
     ("dispatch", &["control_plane", "handlers"]),
-    ("handlers", &["control_plane", "connector", "syncer", "c1z", "dispatch"]),
+    (
+        "handlers",
+        &["control_plane", "connector", "syncer", "c1z", "dispatch"],
+    ),
     ("http", &[]),
     ("syncer", &["connector", "c1z"]),
 ];
 
 /// Modules that everything may name, and that name nothing but each other. Telemetry shows the progress of a sync,
 /// so it may name the syncer's trait for that.
-const BELOW: &[&str] = &["model", "proto", "error", "clock", "config", "telemetry", "crypto", "supervisor"];
+const BELOW: &[&str] = &[
+    "model",
+    "proto",
+    "error",
+    "clock",
+    "config",
+    "telemetry",
+    "crypto",
+    "supervisor",
+];
 
 /// Modules that may name everything.
 const ABOVE: &[&str] = &["app", "cli", "main", "lib", "sim", "bin"];
@@ -57,7 +69,12 @@ fn modules() -> Vec<(String, String)> {
     files
         .into_iter()
         .map(|path| {
-            let name = path.strip_prefix(root()).unwrap().with_extension("").to_string_lossy().into_owned();
+            let name = path
+                .strip_prefix(root())
+                .unwrap()
+                .with_extension("")
+                .to_string_lossy()
+                .into_owned();
             let text = fs::read_to_string(&path).unwrap();
             let code: Vec<&str> = text
                 .lines()
@@ -97,7 +114,11 @@ fn named(code: &str) -> BTreeSet<String> {
             }
             names.insert(word);
         } else {
-            names.insert(rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect());
+            names.insert(
+                rest.chars()
+                    .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+                    .collect(),
+            );
         }
     }
     names.retain(|name| !name.is_empty() && !name.contains('#'));
@@ -116,7 +137,9 @@ fn every_arrow_between_modules_is_an_allowed_one() {
         for other in named(&code) {
             let fine = other == top
                 || BELOW.contains(&other.as_str())
-                || allowed.get(top).is_some_and(|list| list.contains(&other.as_str()))
+                || allowed
+                    .get(top)
+                    .is_some_and(|list| list.contains(&other.as_str()))
                 || (top == "telemetry" && other == "syncer");
             if !fine {
                 wrong.push(format!("src/{name}.rs names crate::{other}"));
@@ -133,7 +156,10 @@ fn a_fenced_crate_is_named_only_inside_its_fence() {
         for (fenced, places) in FENCED {
             let needle = format!("{fenced}{}", if fenced.contains("::") { "" } else { "::" });
             let uses = code.match_indices(&needle).any(|(at, _)| {
-                !code[..at].chars().next_back().is_some_and(|letter| letter.is_alphanumeric() || letter == '_')
+                !code[..at]
+                    .chars()
+                    .next_back()
+                    .is_some_and(|letter| letter.is_alphanumeric() || letter == '_')
             });
             if uses && !places.iter().any(|place| name.starts_with(place)) {
                 wrong.push(format!("src/{name}.rs names {fenced}"));
@@ -147,14 +173,18 @@ fn a_fenced_crate_is_named_only_inside_its_fence() {
 fn every_module_says_what_it_owns() {
     let mut files = Vec::new();
     sources(&root(), &mut files);
-    let silent: Vec<_> =
-        files.iter().filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!")).collect();
+    let silent: Vec<_> = files
+        .iter()
+        .filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!"))
+        .collect();
     assert!(silent.is_empty(), "no //! at the top of {silent:#?}");
 }
 
 #[test]
 fn no_module_has_a_name_that_says_nothing() {
-    let vague = ["util", "utils", "common", "helper", "helpers", "manager", "types", "misc", "mod"];
+    let vague = [
+        "util", "utils", "common", "helper", "helpers", "manager", "types", "misc", "mod",
+    ];
     let mut files = Vec::new();
     sources(&root(), &mut files);
     let found: Vec<_> = files

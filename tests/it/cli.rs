@@ -157,7 +157,12 @@ fn help_shows_our_own_flags_and_the_variables_that_are_no_flags() {
     ] {
         assert!(names(&help, flag), "--{flag} is missing");
     }
-    for variable in ["BATON_CONFIG_PATH", "BATON_C1_API_HOST", "BATON_HOST_ID", "BATON_GET_TASKS"] {
+    for variable in [
+        "BATON_CONFIG_PATH",
+        "BATON_C1_API_HOST",
+        "BATON_HOST_ID",
+        "BATON_GET_TASKS",
+    ] {
         assert!(help.contains(variable), "{variable} is missing");
     }
 }
@@ -198,9 +203,24 @@ fn the_mode_follows_from_the_client_id() {
 #[test]
 fn flags_are_taken_before_and_after_a_command() {
     for arguments in [
-        ["--api-key", "SECRETSEED", "--log-level=debug", "check-config"],
-        ["check-config", "--api-key", "SECRETSEED", "--log-level=debug"],
-        ["--api-key", "SECRETSEED", "check-config", "--log-level=debug"],
+        [
+            "--api-key",
+            "SECRETSEED",
+            "--log-level=debug",
+            "check-config",
+        ],
+        [
+            "check-config",
+            "--api-key",
+            "SECRETSEED",
+            "--log-level=debug",
+        ],
+        [
+            "--api-key",
+            "SECRETSEED",
+            "check-config",
+            "--log-level=debug",
+        ],
     ] {
         match parse(&arguments) {
             Ok(Command::CheckConfig(config)) => {
@@ -213,7 +233,14 @@ fn flags_are_taken_before_and_after_a_command() {
 
 #[test]
 fn a_value_may_begin_with_a_dash_and_the_last_of_several_wins() {
-    match parse(&["--api-key", "-SECRETSEED", "--workers", "-1", "--workers", "4"]) {
+    match parse(&[
+        "--api-key",
+        "-SECRETSEED",
+        "--workers",
+        "-1",
+        "--workers",
+        "4",
+    ]) {
         Ok(Command::OneShot(config)) => assert_eq!(config.sync.workers, 4),
         other => panic!("{other:?}"),
     }
@@ -259,7 +286,10 @@ fn a_switch_takes_a_value_after_an_equals_sign_only() {
 #[test]
 fn commands_that_need_no_credentials_ask_for_none() {
     assert!(matches!(parse(&["config"]), Ok(Command::ConfigSchema)));
-    assert!(matches!(parse(&["capabilities"]), Ok(Command::Capabilities)));
+    assert!(matches!(
+        parse(&["capabilities"]),
+        Ok(Command::Capabilities)
+    ));
     assert!(matches!(parse(&["version"]), Ok(Command::Version)));
     assert!(matches!(parse(&["-v"]), Ok(Command::Version)));
     assert!(matches!(parse(&["--version"]), Ok(Command::Version)));
@@ -278,7 +308,10 @@ fn a_health_check_needs_its_address_only() {
     let source = ManualSource::new()
         .variable("BATON_HEALTH_CHECK_PORT", "9000")
         .variable("BATON_HEALTH_CHECK_BIND_ADDRESS", "::1");
-    match parse_with(&["health-check", "--endpoint", "ready", "--timeout=2"], &source) {
+    match parse_with(
+        &["health-check", "--endpoint", "ready", "--timeout=2"],
+        &source,
+    ) {
         Ok(Command::HealthCheck(check)) => {
             assert_eq!(check.address.port, 9000);
             assert_eq!(check.address.host, "::1");
