@@ -37,7 +37,6 @@ pub const NAME: &str = "baton-jumpcloud";
 
 /// What the command line asks for.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Command {
     /// Serve ConductorOne until a signal comes; [`Config::service`] is present.
     Run(Box<Config>),

@@ -3,10 +3,21 @@
 //! The dispatcher and the handlers know [`ControlPlane`] only; gRPC, TLS, tokens and reconnecting live in the folder.
 //! Protocol facts: BatonService of `proto/c1/connectorapi/baton/v1/baton.proto`.
 
-use std::{path::Path, time::Duration};
+pub mod auth;
+pub mod channel;
+pub mod credentials;
+pub mod grpc;
+mod upload;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
+pub use self::grpc::{Cause, GrpcControlPlane, Settings, Timeouts};
 use crate::{
     error::{Class, Classify, Code},
     proto::{Any, RpcStatus, baton},
@@ -80,6 +91,47 @@ pub trait ControlPlane: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Client id, client secret or API host cannot be used.
+    #[error("the ConductorOne credentials cannot be used")]
+    Credentials(#[from] credentials::Error),
+    /// TLS or the proxy cannot be set up.
+    #[error("the connection to ConductorOne cannot be set up")]
+    Setup(#[from] channel::SetupError),
+    /// There is no access token to make the call with.
+    #[error("no access token for {operation}")]
+    Token {
+        /// Name of the RPC.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: auth::TokenError,
+    },
+    /// No connection came about.
+    #[error("no connection to ConductorOne for {operation}")]
+    Connect {
+        /// Name of the RPC.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The connection broke, or the other end reset the call.
+    #[error("the connection to ConductorOne broke during {operation}")]
+    Transport {
+        /// Name of the RPC.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// There was no answer in time.
+    #[error("{operation} had no answer within {after:?}")]
+    Deadline {
+        /// Name of the RPC.
+        operation: &'static str,
+        /// The limit.
+        after: Duration,
+    },
     /// ConductorOne answered with an error.
     #[error("ConductorOne answered {operation} with {code}: {message}")]
     Status {
@@ -92,23 +144,85 @@ pub enum Error {
         /// The pause that it asks for.
         retry_after: Option<Duration>,
     },
+    /// The file to upload cannot be read.
+    #[error("the file to upload, {}, cannot be read", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file to upload was written to, or cut, during the upload.
+    #[error("the file changed during the upload ({expected} bytes at first, {found} read)")]
+    FileChanged {
+        /// Its size at first.
+        expected: u64,
+        /// Bytes read when that was noticed.
+        found: u64,
+    },
+    /// The network takes no more of the file.
+    #[error("the upload stands still: nothing went out for {after:?} at byte {sent} of {size}")]
+    Stalled {
+        /// Bytes read so far.
+        sent: u64,
+        /// Size of the file.
+        size: u64,
+        /// The limit.
+        after: Duration,
+    },
 }
 
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
+            Self::Token { source, .. } => source.class(),
+            Self::Connect { .. }
+            | Self::Transport { .. }
+            | Self::Deadline { .. }
+            | Self::Stalled { .. } => Class::Retryable,
+            // We never ask the server to cancel a call of ours, so this is a connection being taken down; and a server
+            // that cannot name its failure may do better next time.
+            Self::Status {
+                code: Code::Cancelled | Code::Unknown,
+                ..
+            } => Class::Retryable,
             Self::Status {
                 code: Code::ResourceExhausted,
                 retry_after,
                 ..
             } => Class::Throttled(*retry_after),
             Self::Status { code, .. } => code.class(),
+            Self::Credentials(_)
+            | Self::Setup(_)
+            | Self::File { .. }
+            | Self::FileChanged { .. } => Class::Permanent,
         }
     }
 
     fn code(&self) -> Code {
         match self {
+            Self::Credentials(_) => Code::InvalidArgument,
+            Self::Setup(_) => Code::FailedPrecondition,
+            Self::Token { source, .. } => source.code(),
+            Self::Connect { .. } | Self::Transport { .. } => Code::Unavailable,
+            Self::Deadline { .. } | Self::Stalled { .. } => Code::DeadlineExceeded,
             Self::Status { code, .. } => *code,
+            Self::File { .. } => Code::Internal,
+            Self::FileChanged { .. } => Code::DataLoss,
         }
     }
+}
+
+/// At most `most` characters of a peer's text, on one line.
+fn shorten(text: &str, most: usize) -> String {
+    let mut short: String = text
+        .chars()
+        .take(most)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.chars().nth(most).is_some() {
+        short.push('…');
+    }
+    short
 }

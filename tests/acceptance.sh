@@ -55,7 +55,7 @@ check "applications (one is JumpCloud's own)" "$(count app)" "$(jq '(.apps | len
 
 # Every grant that a correct sync holds: entitlement, principal type, principal id.
 jq -r '
-  def role: ascii_downcase | gsub("[^a-z0-9]+"; "_") | ltrimstr("_") | rtrimstr("_") | "role:role_" + .;
+  def role: ascii_downcase | gsub("[^a-z0-9]+"; "_") | "role:role_" + .;
   (.groups | to_entries[] | .key as $g | .value.members[] | "group:\($g) user \(.)"),
   (.apps | to_entries[] | .key as $a
     | (.value.groups[] | "app:\($a) group \(.)"),

@@ -51,6 +51,11 @@ pub struct Settings {
     pub work_dir: PathBuf,
 }
 
+/// What the connector says about itself, which depends on no configuration.
+pub fn metadata() -> v2::ConnectorMetadata {
+    capabilities::metadata()
+}
+
 /// JumpCloud.
 #[derive(Debug)]
 pub struct JumpCloud {

@@ -23,7 +23,7 @@ use self::fakes::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const DOWN: Fault = Fault::Code(Code::Unavailable);
 
 fn assert_within(delay: Duration, least: Duration, most: Duration) {

@@ -30,9 +30,10 @@ use baton_jumpcloud::{
         connector as v2,
     },
     sim::conductorone::{
-        Break, ConductorOneSim, Config, Control, Rpc, Script, Stage, full_sync, hello,
+        self, Args, Break, ConductorOneSim, Config, Control, Rpc, Script, Stage, full_sync, hello,
     },
 };
+use clap::Parser as _;
 use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::{
@@ -1493,6 +1494,69 @@ async fn the_admin_port_takes_tasks_and_steps_and_tells_the_state() {
     assert_eq!(state["tasks"][0]["id"], body["id"]);
     assert_eq!(state["tasks"][0]["stage"], "queued");
     assert_eq!(post_form(&sim, token_form(&sim)).await.0, 401);
+}
+
+#[tokio::test]
+async fn the_program_writes_credentials_runs_its_script_and_fails_with_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[derive(Debug, clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let credentials = folder.path().join("credentials");
+    let script = folder.path().join("script.yaml");
+    let run = async |steps: &str| {
+        std::fs::write(&script, steps).unwrap();
+        let args = Program::try_parse_from([
+            "test".as_ref(),
+            "--listen=127.0.0.1:0".as_ref(),
+            "--credentials-dir".as_ref(),
+            credentials.as_os_str(),
+            "--script".as_ref(),
+            script.as_os_str(),
+        ])
+        .unwrap()
+        .args;
+        conductorone::run(args).await
+    };
+    run("- task: { kind: hello }\n- assert-clean")
+        .await
+        .unwrap();
+    let read = |name: &str| std::fs::read_to_string(credentials.join(name)).unwrap();
+    assert!(read("client-id").starts_with("sim-connector@127.0.0.1:"));
+    assert!(read("ca.pem").starts_with("-----BEGIN CERTIFICATE-----"));
+    let first = read("client-secret");
+    drop(key_of(&first));
+    let mode = std::fs::metadata(credentials.join("client-secret"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let error = run("- wait-for-hello: 0s").await.unwrap_err();
+    assert!(format!("{error:#}").contains("step 1"), "{error:#}");
+    assert_ne!(
+        read("client-secret"),
+        first,
+        "every run has a secret of its own"
+    );
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_served_is_a_breach() {
+    let sim = quick().await;
+    let answer = http(&sim)
+        .get(format!("https://{}/auth/v2/token", sim.address()))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "12");
+    assert_eq!(
+        sim.breaches()[0].to_string(),
+        "Other: GET /auth/v2/token is not served"
+    );
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ async fn state(Injected(control): Injected<Control>) -> Json<Value> {
         Rpc::UploadAsset,
         Rpc::FinishTask,
         Rpc::StartDebugging,
+        Rpc::Other,
     ]
     .into_iter()
     .map(|rpc| (rpc.to_string(), control.calls(rpc).into()))

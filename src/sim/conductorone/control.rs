@@ -143,13 +143,20 @@ impl Control {
 
     /// Closes the port and drops every connection, until [`Control::end_outage`].
     pub fn begin_outage(&self) {
+        self.forget_polls();
         self.0.network.send_replace(Network::Down { until: None });
     }
 
     /// Closes the port and drops every connection; the same port comes back by itself after this time.
     pub fn outage_for(&self, time: Duration) {
+        self.forget_polls();
         let until = Some(Instant::now() + time);
         self.0.network.send_replace(Network::Down { until });
+    }
+
+    /// An answer that an outage cuts off cannot bind its client.
+    fn forget_polls(&self) {
+        self.0.update(|state| state.poll_not_before.clear());
     }
 
     /// Opens the port again.

@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use axum::{
     Extension, Json, Router,
     extract::State as Injected,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
-    routing::post,
+    routing::{any, post},
 };
 use bytes::Bytes;
 use hyper_util::{
@@ -83,7 +83,8 @@ pub(super) async fn serve(
         .route(
             "/auth/v1/token",
             post(token).with_state(Arc::clone(&shared)),
-        );
+        )
+        .fallback_service(any(unknown).with_state(Arc::clone(&shared)));
     let mut network = shared.network.subscribe();
     let mut listener = Some(listener);
     loop {
@@ -205,6 +206,18 @@ async fn serve_connection(
             }
         }
     }
+}
+
+/// Everything that is not served.
+async fn unknown(
+    Injected(shared): Injected<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+) -> Response<tonic::body::Body> {
+    let path = format!("{method} {}", uri.path());
+    shared.update(|state| *state.calls.entry(Rpc::Other).or_default() += 1);
+    drop(shared.breach(Rpc::Other, &path, "is not served"));
+    tonic::Status::unimplemented(format!("{path} is not served")).into_http()
 }
 
 /// `POST /auth/v1/token`.

@@ -39,6 +39,8 @@ pub enum Rpc {
     UploadAsset,
     FinishTask,
     StartDebugging,
+    /// A path that is not served.
+    Other,
 }
 
 impl fmt::Display for Rpc {

@@ -223,3 +223,162 @@ fn entitlements(reader: &Reader, sync_id: &str, limit: usize) -> anyhow::Result<
     }
     Ok((table, total - shown))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        c1z::{Finish, Store, SyncStart},
+        proto::{pack, string_value},
+    };
+
+    fn resource(kind: &str, id: &str) -> v2::Resource {
+        v2::Resource {
+            id: Some(v2::ResourceId {
+                resource_type: kind.to_owned(),
+                resource: id.to_owned(),
+                ..Default::default()
+            }),
+            display_name: format!("The {kind} {id}"),
+            ..Default::default()
+        }
+    }
+
+    fn account(id: &str, profile: &[(&str, &str)], details: &str) -> v2::Resource {
+        v2::Resource {
+            annotations: vec![pack(&v2::UserTrait {
+                emails: vec![v2::user_trait::Email {
+                    address: format!("{id}@example.com"),
+                    is_primary: true,
+                }],
+                mfa_status: Some(v2::user_trait::MfaStatus { mfa_enabled: true }),
+                ..Default::default()
+            })],
+            profile: Some(Struct {
+                fields: profile
+                    .iter()
+                    .map(|(key, text)| ((*key).to_owned(), string_value(*text)))
+                    .collect(),
+            }),
+            status: Some(v2::Status {
+                status: if details.is_empty() { 1 } else { 2 },
+                details: details.to_owned(),
+            }),
+            ..resource("user", id)
+        }
+    }
+
+    fn grant(app: &v2::Entitlement, principal: &str, id: &str, sources: &[&str]) -> v2::Grant {
+        v2::Grant {
+            entitlement: Some(app.clone()),
+            principal: Some(resource(principal, id)),
+            id: format!("{principal}:{id}"),
+            sources: (!sources.is_empty()).then(|| v2::GrantSources {
+                sources: sources
+                    .iter()
+                    .map(|source| ((*source).to_owned(), Default::default()))
+                    .collect(),
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn accounts_and_holders_are_read_from_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sync.c1z");
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let start = SyncStart {
+            sync_id: "2abcdefghijklmnopqrstuvwxyz".to_owned(),
+            sync_type: "full".to_owned(),
+            started_at: now,
+        };
+        let mut store = Store::create(folder.path(), &start, CancellationToken::new()).unwrap();
+        let mut users: Vec<v2::Resource> = (1..=4)
+            .map(|id| account(&format!("u{id}"), &[("manager", "boss@example.com")], ""))
+            .collect();
+        users.push(account(
+            "a1",
+            &[("account_kind", "administrator")],
+            "suspended",
+        ));
+        store.put_resources(&users, now).unwrap();
+        store.put_resources(&[resource("app", "1")], now).unwrap();
+        let app = v2::Entitlement {
+            id: "app:1".to_owned(),
+            resource: Some(resource("app", "1")),
+            display_name: "Payroll access".to_owned(),
+            ..Default::default()
+        };
+        store
+            .put_entitlements(std::slice::from_ref(&app), now)
+            .unwrap();
+        let grants = vec![
+            grant(&app, "user", "u1", &[]),
+            grant(&app, "user", "u2", &["app:1", "group:1"]),
+            grant(&app, "user", "u3", &["group:1"]),
+            grant(&app, "group", "1", &[]),
+        ];
+        store.put_grants(grants, now).unwrap();
+        let finish = Finish {
+            ended_at: now,
+            token: "{}".to_owned(),
+            supports_diff: true,
+            invariants: None,
+            step_durations_ms: BTreeMap::new(),
+        };
+        store.finish(&finish, true).unwrap();
+        store.seal(&file).unwrap();
+
+        let view = View::read(&file, folder.path(), 3).unwrap();
+        let accounts = view.accounts.to_string();
+        let lines: Vec<Vec<&str>> = accounts
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines[0],
+            ["ACCOUNT", "KIND", "STATUS", "E-MAIL", "MANAGER", "MFA"]
+        );
+        assert_eq!(
+            lines[1],
+            [
+                "The",
+                "user",
+                "u1",
+                "user",
+                "enabled",
+                "u1@example.com",
+                "boss@example.com",
+                "yes"
+            ]
+        );
+        assert_eq!(
+            lines[3],
+            [
+                "The",
+                "user",
+                "a1",
+                "administrator",
+                "disabled",
+                "(suspended)",
+                "a1@example.com",
+                "yes"
+            ]
+        );
+        assert_eq!((lines.len(), view.accounts_left_out), (4, 2));
+        let entitlements = view.entitlements.to_string();
+        let row: Vec<&str> = entitlements
+            .lines()
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        assert_eq!(row, ["Payroll", "access", "app", "2", "1", "1"]);
+        assert_eq!(view.entitlements_left_out, 0);
+    }
+}

@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Longer, in paused time, than anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+const PATIENCE: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
@@ -224,7 +224,7 @@ impl FakeControlPlane {
     async fn answer_poll(&self) -> Result<Polled, Error> {
         let next = self.script().polls.pop_front();
         let (tasks, next_poll) = match next {
-            None => (Vec::new(), Some(Duration::from_secs(60))),
+            None => (Vec::new(), Some(Duration::from_mins(1))),
             Some(Poll::Tasks(tasks, next_poll)) => (tasks, next_poll),
             Some(Poll::Fail(fault)) => return Err(fault.happen("GetTask").await),
             Some(Poll::Late(tasks)) => {
@@ -428,7 +428,7 @@ impl TaskHandler for Does {
         let work = match self {
             Self::Succeed => Duration::ZERO,
             Self::Work(time) => *time,
-            Self::UntilStopped => Duration::from_secs(365 * 24 * 3600),
+            Self::UntilStopped => Duration::from_hours(365 * 24),
             Self::Deaf => std::future::pending().await,
             Self::Panic => panic!("the handler ran out of ink"),
         };

@@ -172,7 +172,7 @@ async fn a_work_folder_that_is_gone_is_named_as_the_problem() {
 }
 
 fn age(path: &Path) {
-    let hour_ago = SystemTime::from(Timestamp::now()) - Duration::from_secs(3600);
+    let hour_ago = SystemTime::from(Timestamp::now()) - Duration::from_hours(1);
     fs::File::open(path)
         .unwrap()
         .set_modified(hour_ago)
@@ -200,7 +200,7 @@ async fn only_our_own_old_and_ownerless_leavings_are_removed() {
     for path in [&stale, &owned, &foreign, &stray] {
         age(path);
     }
-    let started = Timestamp::now() - jiff::SignedDuration::from_secs(60);
+    let started = Timestamp::now() - jiff::SignedDuration::from_mins(1);
     assert_eq!(remove_stale(work_dir.path(), started).await, 2);
     assert!(!stale.exists() && !stray.exists());
     assert!(owned.exists() && fresh.exists() && foreign.exists());
