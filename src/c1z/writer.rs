@@ -57,7 +57,7 @@ impl Writer {
         let stop = cancel.clone();
         let store = spawn_blocking(move || Store::create(&folder, &start, stop))
             .await
-            .map_err(stopped)??;
+            .map_err(|error| stopped(&error))??;
         Ok(Self {
             interrupt: store.interrupt_handle(),
             store: Arc::new(Mutex::new(Some(store))),
@@ -120,7 +120,7 @@ impl Writer {
         let store = Arc::clone(&self.store);
         self.wait(spawn_blocking(move || {
             // Poisoned by a panic in earlier work: what is in the database is unknown.
-            let mut store = store.lock().map_err(|_| Error::Stopped)?;
+            let mut store = store.lock().map_err(|_poisoned| Error::Stopped)?;
             work(&mut store)
         }))
         .await
@@ -131,19 +131,19 @@ impl Writer {
     /// What was finished in spite of the interrupt stays finished.
     async fn wait<R>(&self, mut work: JoinHandle<Result<R, Error>>) -> Result<R, Error> {
         tokio::select! {
-            done = &mut work => return done.map_err(stopped)?,
+            done = &mut work => return done.map_err(|error| stopped(&error))?,
             () = self.cancel.cancelled() => {}
         }
         loop {
             self.interrupt.interrupt();
             if let Ok(done) = tokio::time::timeout(INTERRUPT_AGAIN, &mut work).await {
-                return done.map_err(stopped)?;
+                return done.map_err(|error| stopped(&error))?;
             }
         }
     }
 }
 
-fn stopped(error: tokio::task::JoinError) -> Error {
+fn stopped(error: &tokio::task::JoinError) -> Error {
     tracing::error!(error = %error, "work on the file ended in a panic");
     Error::Stopped
 }

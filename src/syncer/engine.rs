@@ -226,6 +226,8 @@ struct State {
     /// Listings that answered "not found".
     missing: u64,
     warnings: Vec<String>,
+    /// Warnings beyond those kept.
+    more_warnings: u64,
     quality: Quality,
     grants: GrantOutcome,
     has_external_matches: bool,
@@ -239,6 +241,8 @@ impl State {
     fn warn(&mut self, warning: String) {
         if self.warnings.len() < WARNINGS_KEPT {
             self.warnings.push(warning);
+        } else {
+            self.more_warnings += 1;
         }
     }
 
@@ -257,15 +261,12 @@ impl State {
     /// What a person should know of the whole sync.
     fn summary(&self, expansion: Option<&expand::Expansion>) -> Vec<String> {
         let mut lines = self.warnings.clone();
-        let more = self.missing.saturating_sub(lines.len() as u64);
-        if more > 0 {
-            lines.push(format!("{more} further listings answered \"not found\""));
-        }
         let mut say = |count: u64, what: &str| {
             if count > 0 {
                 lines.push(format!("{count} {what}"));
             }
         };
+        say(self.more_warnings, "further objects were not found");
         let Quality {
             entitlements_dropped,
             grants_dropped,

@@ -144,7 +144,7 @@ async fn a_full_sync_stores_and_expands_everything() {
     assert_eq!(report.grants["app"], 3);
     assert_eq!(report.expanded_grants, 1);
     assert_eq!(report.warnings, ["read-only key", "two dangling members"]);
-    assert_eq!(connector.cleanups(), [report.sync_id.clone()]);
+    assert_eq!(connector.cleanups(), std::slice::from_ref(&report.sync_id));
     assert_eq!(bench.left_behind(), [bench.target()]);
 
     let reader = bench.open();
@@ -588,13 +588,15 @@ async fn a_directory_that_forgets_most_of_its_groups_fails_the_sync() {
     );
 }
 
+/// Annotations of the type and of the resource, the request, and how many listings there are of each kind.
+type Case = (Vec<proto::Any>, Vec<proto::Any>, SyncRequest, usize, usize);
+
 #[tokio::test]
 async fn skip_annotations_and_options_decide_what_is_listed() {
     use v2::resource_type::Trait;
     let skip_both = || vec![proto::pack(&v2::SkipEntitlementsAndGrants::default())];
     let skip_entitlements = || vec![proto::pack(&v2::SkipEntitlements::default())];
     let skip_grants = || vec![proto::pack(&v2::SkipGrants::default())];
-    type Case = (Vec<proto::Any>, Vec<proto::Any>, SyncRequest, usize, usize);
     let request = SyncRequest::default;
     let cases: Vec<Case> = vec![
         (vec![], vec![], request(), 1, 1),

@@ -45,7 +45,7 @@ fn tenant() -> FakeConnector {
         resource_type_id: "app".to_owned(),
     }));
     let mut second = grant(&access, &id("user", "u1"));
-    second.id = "another id".to_owned();
+    "another id".clone_into(&mut second.id);
     let mut connector = FakeConnector::new()
         .with_type(resource_type(
             "user",
@@ -895,4 +895,45 @@ async fn a_writer_that_is_cancelled_or_cannot_write_leaves_nothing() {
     )
     .await;
     assert!(matches!(missing, Err(c1z::Error::Io { .. })));
+}
+
+#[tokio::test]
+async fn work_on_the_file_that_never_ends_is_ended_by_cancellation() {
+    let folder = tempfile::tempdir().unwrap();
+    let cancel = CancellationToken::new();
+    let writer = Writer::create(folder.path(), run_start(), cancel.clone())
+        .await
+        .unwrap();
+    let endless = writer.run(|store| -> Result<(), c1z::Error> {
+        for number in 0_u64.. {
+            let row = resource("user", &number.to_string(), vec![]);
+            store.put_resources(&[row], start())?;
+        }
+        Ok(())
+    });
+    let (result, ()) = tokio::join!(endless, async { cancel.cancel() });
+    assert!(matches!(result, Err(c1z::Error::Cancelled)));
+    writer.discard().await;
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sync.c1z");
+    let stale = folder.path().join("sync.c1z.tmp");
+    fs::write(&stale, vec![7; 1 << 20]).unwrap();
+    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
+        .await
+        .unwrap();
+    writer.seal(run_finish(), true, &file).await.unwrap();
+    assert!(!stale.exists());
+    assert_eq!(
+        Reader::open(&file, folder.path())
+            .unwrap()
+            .syncs()
+            .unwrap()
+            .len(),
+        1
+    );
 }

@@ -155,7 +155,14 @@ fn expanded(reader: &Reader) -> BTreeMap<(usize, String), BTreeMap<String, bool>
                 .resource
                 .as_ref()
                 .unwrap();
-            let number = own.id.as_ref().unwrap().resource[1..].parse().unwrap();
+            let number = own
+                .id
+                .as_ref()
+                .unwrap()
+                .resource
+                .trim_start_matches('g')
+                .parse()
+                .unwrap();
             let who =
                 crate::model::resource_text(grant.principal.as_ref().unwrap().id.as_ref().unwrap());
             ((number, who), sources(&grant))

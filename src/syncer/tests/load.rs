@@ -23,7 +23,7 @@ fn name(kind: &str, number: usize) -> String {
 }
 
 impl Tenant {
-    fn resource(&self, kind: &str, number: usize) -> v2::Resource {
+    fn resource(kind: &str, number: usize) -> v2::Resource {
         let text = |value: String| proto::string_value(value);
         let mut made = match kind {
             "user" => user(&name(kind, number)),
@@ -51,7 +51,7 @@ impl Tenant {
         made
     }
 
-    fn page<T>(&self, all: usize, token: Option<&str>, make: impl Fn(usize) -> T) -> Page<T> {
+    fn page<T>(all: usize, token: Option<&str>, make: impl Fn(usize) -> T) -> Page<T> {
         let from: usize = token.map_or(0, |token| token.parse().unwrap());
         let to = (from + PAGE).min(all);
         Page {
@@ -88,7 +88,9 @@ impl Connector for Tenant {
             "group" => self.groups,
             _ => self.apps,
         };
-        Ok(self.page(all, token, |number| self.resource(kind, number)))
+        Ok(Self::page(all, token, |number| {
+            Self::resource(kind, number)
+        }))
     }
 
     async fn get_resource(
@@ -117,14 +119,14 @@ impl Connector for Tenant {
         token: Option<&str>,
     ) -> Result<Page<v2::Grant>, connector::Error> {
         let own = resource.id.as_ref().unwrap();
-        let number: usize = own.resource[own.resource.len() - 16..].parse().unwrap();
+        let number: usize = own.resource.rsplit('e').next().unwrap().parse().unwrap();
         let slim = v2::Resource {
             id: Some(own.clone()),
             ..v2::Resource::default()
         };
         let given = entitlement(&slim, "member");
         if own.resource_type == "group" {
-            return Ok(self.page(self.members, token, |member| {
+            return Ok(Self::page(self.members, token, |member| {
                 let member = (number * 37 + member * 61) % self.users;
                 grant(&given, &id("user", &name("user", member)))
             }));
