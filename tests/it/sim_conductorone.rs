@@ -14,7 +14,8 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use baton_jumpcloud::{
-    clock::ManualClock,
+    clock::{ManualClock, SystemClock},
+    connector::jumpcloud::{self as connector, client},
     proto::{
         self, Any, RpcStatus,
         baton::{
@@ -29,9 +30,14 @@ use baton_jumpcloud::{
         },
         connector as v2,
     },
-    sim::conductorone::{
-        self, Args, Break, ConductorOneSim, Config, Control, Rpc, Script, Stage, full_sync, hello,
+    sim::{
+        conductorone::{
+            self, Args, Break, ConductorOneSim, Config, Control, Rpc, Script, Stage, full_sync,
+            hello,
+        },
+        jumpcloud::{self, JumpCloudSim},
     },
+    syncer,
 };
 use clap::Parser as _;
 use prost::Message as _;
@@ -773,6 +779,12 @@ async fn every_broken_field_of_hello_is_caught_by_path() {
         }),
         ("annotations[0].type_url".into(), |hello| {
             hello.annotations = vec![Any {
+                type_url: "type.googleapis.com/c1.connector.v2.Imagined".into(),
+                value: Vec::new(),
+            }];
+        }),
+        ("annotations[0].type_url".into(), |hello| {
+            hello.annotations = vec![Any {
                 type_url: "https://example.com/c1.connector.v2.RawId".into(),
                 value: Vec::new(),
             }];
@@ -1177,6 +1189,63 @@ async fn a_debug_log_may_follow_the_file_of_a_task_with_debug() {
         .await
         .unwrap();
     assert!(sim.uploads()[1].summary.is_none());
+    sim.assert_clean();
+}
+
+#[tokio::test]
+async fn what_connector_and_engine_write_passes_the_inspection() {
+    let directory = JumpCloudSim::start(jumpcloud::Config::of(jumpcloud::Shape {
+        users: 40,
+        groups: 6,
+        members_per_group: 10,
+        apps: 4,
+        ..jumpcloud::Shape::default()
+    }))
+    .await
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url: url::Url = directory.base_url.parse().unwrap();
+    let client = client::Client::try_new(client::Settings {
+        console_url: url.clone(),
+        insights_url: url,
+        auth: client::Auth::ApiKey(jumpcloud::FULL_KEY.to_owned().into()),
+        org_id: None,
+        timeout: PATIENCE,
+        extra_ca_pem: None,
+        max_concurrency: 4,
+    })
+    .unwrap();
+    let settings = connector::Settings {
+        merge_administrators: false,
+        work_dir: folder.path().to_owned(),
+    };
+    let connector = connector::JumpCloud::new(client, settings);
+    let path = folder.path().join("sync.c1z");
+    let environment = syncer::Environment {
+        work_dir: folder.path(),
+        clock: &SystemClock,
+        progress: &syncer::NoProgress,
+        cancel: &tokio_util::sync::CancellationToken::new(),
+    };
+    let request = syncer::SyncRequest::default();
+    syncer::sync_to_file(&connector, &request, environment, &path)
+        .await
+        .unwrap();
+
+    let (sim, mut client, id) = syncing().await;
+    client
+        .upload(whole(&id, &std::fs::read(&path).unwrap()))
+        .await
+        .unwrap();
+    let summary = sim.uploads().remove(0).summary.unwrap();
+    let truth = directory.truth();
+    let row = |count: usize| Some(count as u64);
+    let found = |kind: &str| summary.resources.get(kind).copied();
+    assert_eq!(found("user"), row(truth.users.len() + truth.admins.len()));
+    assert_eq!(found("group"), row(truth.groups.len()));
+    assert_eq!(found("app"), row(truth.apps.len() + 1));
+    let members: usize = truth.groups.values().map(|group| group.members.len()).sum();
+    assert_eq!(summary.grants.get("group").copied(), row(members));
     sim.assert_clean();
 }
 
