@@ -1,1 +1,268 @@
-//! (to be written)
+//! The composition root: builds every part from the configuration and runs it.
+//!
+//! The only place that names adapters by their concrete type. Never decides what a task means or how a call is retried.
+
+use std::{io::IsTerminal as _, sync::Arc, time::Duration};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{self, Admin, health},
+    clock::{Clock as _, SystemClock},
+    config::{self, Config, EXIT_BAD_CONFIGURATION, LogFormat, Source},
+    connector::{
+        self, Connector,
+        jumpcloud::{
+            self, JumpCloud,
+            client::{Auth, Client},
+        },
+    },
+    control_plane::{self, GrpcControlPlane, channel::ProxyRules, credentials::Credentials},
+    dispatch,
+    error::{Classify, Code, chain},
+    handlers::{self, full_sync},
+    supervisor::Supervisor,
+    syncer::{self, NoProgress, Progress, Report, SyncRequest},
+    telemetry::{
+        LogControl,
+        progress::{Bars, LogLines},
+    },
+};
+
+/// How long parts besides the tasks may take to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(6);
+
+/// Why a run ended badly, with the exit code that says so.
+#[derive(Debug)]
+pub struct Failure {
+    /// One line for a person: what failed and what to do.
+    pub message: String,
+    /// The exit code of the process.
+    pub exit_code: u8,
+}
+
+impl Failure {
+    /// A failure of a one-shot run: the exit code is the number of the gRPC code.
+    fn of(error: &(impl std::error::Error + Classify + 'static)) -> Self {
+        let code = match error.code() {
+            Code::Ok => Code::Unknown,
+            code => code,
+        };
+        Self { message: chain(error), exit_code: u8::try_from(code.number()).unwrap_or(1) }
+    }
+}
+
+/// The client for the organisation that the configuration names.
+pub fn jumpcloud_client(config: &Config) -> Result<Client, connector::Error> {
+    let settings = &config.jumpcloud;
+    let auth = match &settings.auth {
+        config::JumpCloudAuth::ApiKey(key) => Auth::ApiKey(key.value().clone()),
+        config::JumpCloudAuth::ServiceAccount { client_id, client_secret, token_url } => Auth::ClientCredentials {
+            token_url: token_url.clone(),
+            client_id: client_id.clone(),
+            client_secret: client_secret.value().clone(),
+        },
+    };
+    Client::try_new(jumpcloud::client::Settings {
+        console_url: settings.console_url.clone(),
+        insights_url: settings.insights_url.clone(),
+        auth,
+        org_id: settings.org_id.clone(),
+        timeout: settings.http_timeout,
+        extra_ca_pem: config.extra_ca_pem.clone(),
+        max_concurrency: settings.max_concurrency,
+    })
+}
+
+/// The connector over that client.
+fn jumpcloud(config: &Config, client: Client) -> JumpCloud {
+    JumpCloud::new(
+        client,
+        jumpcloud::Settings {
+            merge_administrators: config.jumpcloud.merge_administrators,
+            work_dir: config.work_dir.clone(),
+        },
+    )
+}
+
+/// A supervisor that obeys signals; the second one ends the process at once.
+fn supervised() -> Result<Supervisor, Failure> {
+    let supervisor = Supervisor::new();
+    #[expect(clippy::exit, reason = "a second signal asks for exactly this")]
+    supervisor
+        .handle_signals(|code| std::process::exit(code))
+        .map_err(|error| Failure { message: format!("cannot listen for signals: {error}"), exit_code: 1 })?;
+    Ok(supervisor)
+}
+
+/// Serves ConductorOne until a signal comes.
+///
+/// Returns within the grace period after the signal. An error is either a configuration that cannot work (exit code 64)
+/// or a refusal that a person must act on (exit code 1).
+pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> {
+    let failed = |message: String| Failure { message, exit_code: 1 };
+    let service = config
+        .service
+        .as_ref()
+        .ok_or_else(|| failed("service mode needs a client id".to_owned()))?;
+    let unusable = |error: &(dyn std::error::Error + 'static)| Failure {
+        message: format!("bad configuration: {}", chain(error)),
+        exit_code: EXIT_BAD_CONFIGURATION,
+    };
+    let credentials =
+        Credentials::parse(service.client_id.value().expose_secret(), service.client_secret.value())
+            .map_err(|error| unusable(&error))?;
+    let clock = Arc::new(SystemClock);
+    let started = clock.now();
+    let supervisor = supervised()?;
+    let control_plane = GrpcControlPlane::try_new(control_plane::Settings {
+        credentials,
+        api_host: service.api_host.clone(),
+        host_id: service.host_id.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        extra_ca_pem: config.extra_ca_pem.clone(),
+        proxy: proxy_rules(source),
+        timeouts: control_plane::Timeouts::default(),
+        clock: Arc::clone(&clock) as _,
+    })
+    .map_err(|error| unusable(&error))?;
+    let client = jumpcloud_client(config).map_err(|error| unusable(&error))?;
+    let connector: Arc<dyn Connector> = Arc::new(jumpcloud(config, client));
+    let health = Arc::new(health::Health::new());
+    let stop_admin = CancellationToken::new();
+    if let Some(address) = &config.health {
+        let listener = admin::listen(&address.host, address.port).await.map_err(|error| unusable(&error))?;
+        let shown = Admin {
+            health: Arc::clone(&health),
+            check: Arc::new(health::ConnectorCheck::new(Arc::clone(&connector), supervisor.clone())),
+            clock: Arc::clone(&clock) as _,
+        };
+        supervisor.spawn("admin", admin::serve(listener, shown, stop_admin.clone()));
+    }
+    full_sync::remove_stale(&config.work_dir, started).await;
+    let registry = handlers::Registry::new(
+        &connector,
+        clock,
+        handlers::Settings {
+            work_dir: config.work_dir.clone(),
+            provisioning: config.provisioning,
+            sync: full_sync::LocalOptions {
+                resource_type_ids: config.sync.resource_types.clone(),
+                workers: config.sync.workers,
+                skip_full_sync: config.sync.skip_full_sync,
+                storage_engine: match config.sync.storage_engine {
+                    None => String::new(),
+                    Some(config::StorageEngine::Sqlite) => "sqlite".to_owned(),
+                    Some(config::StorageEngine::Pebble) => "pebble".to_owned(),
+                },
+            },
+        },
+    );
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        host.id = service.host_id,
+        task.concurrency = service.task_concurrency,
+        "Serving ConductorOne"
+    );
+    let served = dispatch::run(
+        dispatch::Settings {
+            concurrency: service.task_concurrency,
+            get_tasks: service.get_tasks,
+            shutdown_grace: config.shutdown_grace,
+            ..dispatch::Settings::default()
+        },
+        Arc::new(control_plane),
+        Arc::new(registry),
+        health,
+        Arc::default(),
+        supervisor.shutdown_token(),
+    )
+    .await;
+    stop_admin.cancel();
+    if let Err(still) = supervisor.drain(DRAIN_LIMIT).await {
+        tracing::warn!(parts = ?still.names, "some parts did not end in time");
+    }
+    served.map_err(|error| Failure { message: chain(&error), exit_code: error.exit_code() })?;
+    match supervisor.shutdown_reason() {
+        Some(reason) if reason.is_failure() => Err(failed(reason.to_string())),
+        _ => {
+            tracing::info!("Stopped");
+            Ok(())
+        }
+    }
+}
+
+/// The proxy for ConductorOne, by the variables that every program obeys; lower case goes first, as in curl.
+fn proxy_rules(source: &dyn Source) -> ProxyRules {
+    let read = |names: [&str; 2]| {
+        names
+            .into_iter()
+            .filter_map(|name| source.variable(name)?.into_string().ok())
+            .find(|value| !value.is_empty())
+    };
+    ProxyRules {
+        https: read(["https_proxy", "HTTPS_PROXY"])
+            .or_else(|| read(["all_proxy", "ALL_PROXY"]))
+            .map(SecretString::from),
+        no: read(["no_proxy", "NO_PROXY"]).unwrap_or_default(),
+    }
+}
+
+/// Writes one sync to the configured file.
+///
+/// A signal ends it early, with nothing left behind; a second signal ends the process at once.
+pub async fn sync_once(config: &Config, log: &LogControl) -> Result<(), Failure> {
+    let supervisor = supervised()?;
+    let cancel = &supervisor.shutdown_token();
+    let client = jumpcloud_client(config).map_err(|error| Failure::of(&error))?;
+    let connector = jumpcloud(config, client.clone());
+    let request = SyncRequest {
+        skip_entitlements_and_grants: config.sync.skip_entitlements_and_grants,
+        skip_grants: config.sync.skip_grants,
+        targeted: config.sync.targeted.clone(),
+        resource_type_ids: config.sync.resource_types.clone(),
+        empty: config.sync.skip_full_sync,
+        workers: config.sync.workers,
+        ..SyncRequest::default()
+    };
+    if config.sync.storage_engine == Some(config::StorageEngine::Pebble) {
+        tracing::info!("The storage engine pebble was asked for; this version writes the sqlite format, which is as valid");
+    }
+    let bars;
+    let lines = LogLines::new();
+    let progress: &dyn Progress = if config.log.format == LogFormat::Console && std::io::stderr().is_terminal() {
+        bars = Bars::new(log);
+        &bars
+    } else if config.log.level < config::Level::Info {
+        &NoProgress
+    } else {
+        &lines
+    };
+    let environment =
+        syncer::Environment { work_dir: &config.work_dir, clock: &SystemClock, progress, cancel };
+    let started = tokio::time::Instant::now();
+    let report = syncer::sync_to_file(&connector, &request, environment, &config.file)
+        .await
+        .map_err(|error| Failure::of(&error))?;
+    report_sync(&report, started.elapsed(), client.total_calls());
+    Ok(())
+}
+
+/// Says what a finished sync holds.
+fn report_sync(report: &Report, took: Duration, calls: u64) {
+    for warning in &report.warnings {
+        tracing::warn!(sync.id = report.sync_id, "{warning}");
+    }
+    tracing::info!(
+        sync.id = report.sync_id,
+        sync.kind = report.sync_type,
+        resources = report.resources.values().sum::<u64>(),
+        entitlements = report.entitlements.values().sum::<u64>(),
+        grants = report.grants.values().sum::<u64>(),
+        size_bytes = report.file_bytes,
+        http.calls = calls,
+        duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "Sync complete."
+    );
+}

@@ -190,6 +190,33 @@ pub enum Level {
     Debug,
 }
 
+impl Level {
+    /// The names that the official connectors understand.
+    pub const NAMES: &'static [&'static str] =
+        &["debug", "info", "warn", "error", "dpanic", "panic", "fatal"];
+
+    /// The level of a name; the three levels that end a Go program mean errors.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "debug" => Some(Self::Debug),
+            "info" => Some(Self::Info),
+            "warn" => Some(Self::Warn),
+            "error" | "dpanic" | "panic" | "fatal" => Some(Self::Error),
+            _ => None,
+        }
+    }
+
+    /// The plain name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -277,6 +304,10 @@ impl std::error::Error for Problem {}
 /// Why there is no configuration. The text is one line that names every problem.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
+#[expect(
+    clippy::error_impl_error,
+    reason = "the error of a boundary is named by its module"
+)]
 pub enum Error {
     /// Something is wrong with one or more settings.
     #[error("bad configuration: {}", joined(problems))]

@@ -1,1 +1,599 @@
-//! (to be written)
+//! The worker loop: announce, take a slot, ask for work, run it, report it, and stop in order.
+//!
+//! Owns the slots, the list of tasks at hand, the pace of polling, heartbeats and the reporting of results. Never does
+//! the work of a task itself, and never knows how ConductorOne is reached. Invariants:
+//!
+//! - a task is asked for only while a slot is free, and a task id is never worked on twice at the same time;
+//! - every task that was accepted is reported exactly once, also when its handler panics, does not exist, ignores a
+//!   request to stop, or the process is going down; a lost report is logged as an error and counted;
+//! - nothing outlives [`run`]: every task is a member of one set, which is aborted at the end of the grace period.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::health::Health,
+    control_plane::{self, ControlPlane, Polled},
+    error::{Class, Classify, Code, chain},
+    handlers::{Kind, Registry},
+    proto::baton,
+};
+
+pub mod heartbeat;
+pub mod outcome;
+mod pace;
+mod task;
+
+use self::{
+    pace::{Backoff, Pace},
+    task::{Claim, Job},
+};
+
+/// The most tasks that run at once, and the most that the server hands out in one answer.
+pub const MAX_CONCURRENCY: usize = 100;
+/// The most that the server may delay the next poll; longer wishes are cut, as in the SDK.
+const MAX_NEXT_POLL: Duration = Duration::from_secs(300);
+/// Keeps a server that asks for a tiny delay from turning the loop into a spin.
+const POLL_FLOOR: Duration = Duration::from_millis(100);
+/// How often the loop says that it is alive while it waits.
+const BEAT: Duration = Duration::from_secs(30);
+/// The length of a task id.
+const TASK_ID_LENGTH: usize = 27;
+
+/// How the loop works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How many tasks run at once; values outside 1 to 100 are brought inside.
+    pub concurrency: usize,
+    /// Ask for batches with `GetTasks` instead of one task with `GetTask`.
+    pub get_tasks: bool,
+    /// How long [`run`] takes at most to end after shutdown began.
+    pub shutdown_grace: Duration,
+    /// How much of the grace is kept for stopping and reporting what still runs; at most half of it is.
+    pub shutdown_margin: Duration,
+    /// Limits and intervals of single calls.
+    pub timing: Timing,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            concurrency: 3,
+            get_tasks: false,
+            shutdown_grace: Duration::from_secs(30),
+            shutdown_margin: Duration::from_secs(5),
+            timing: Timing::default(),
+        }
+    }
+}
+
+/// Limits and intervals of single calls.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// The longest that one call to ConductorOne may take.
+    pub call_limit: Duration,
+    /// The longest that a poll under way is awaited after shutdown began, so that a task in it is not lost.
+    pub last_poll_limit: Duration,
+    /// The delay after a poll that brought no work and no wish of the server.
+    pub idle_poll: Duration,
+    /// The interval of heartbeats until the server says otherwise.
+    pub heartbeat: Duration,
+    /// A task is given up after nine failed heartbeats in a row, but not sooner than this after the last good one.
+    pub heartbeat_lost_after: Duration,
+    /// How long a handler that was asked to stop may take before it is dropped.
+    pub stop_limit: Duration,
+    /// How long the report of a result is retried.
+    pub finish_budget: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            call_limit: Duration::from_secs(30),
+            last_poll_limit: Duration::from_secs(2),
+            idle_poll: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(30),
+            heartbeat_lost_after: Duration::from_secs(600),
+            stop_limit: Duration::from_secs(30),
+            finish_budget: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What the loop has done since the process began.
+#[derive(Debug, Default)]
+pub struct Counters {
+    accepted: AtomicU64,
+    reported: AtomicU64,
+    lost: AtomicU64,
+    panicked: AtomicU64,
+    skipped: AtomicU64,
+    failed_polls: AtomicU64,
+}
+
+/// The values of [`Counters`] at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tasks that were accepted.
+    pub accepted: u64,
+    /// Tasks whose end the server knows: FinishTask was answered, or a hello task was answered by Hello.
+    pub reported: u64,
+    /// Tasks whose report never got through.
+    pub lost: u64,
+    /// Tasks whose handler panicked.
+    pub panicked: u64,
+    /// Tasks that were handed out but left alone: malformed ids and tasks already at hand.
+    pub skipped: u64,
+    /// Polls that failed.
+    pub failed_polls: u64,
+}
+
+impl Counters {
+    /// The values now.
+    pub fn read(&self) -> Counts {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            accepted: get(&self.accepted),
+            reported: get(&self.reported),
+            lost: get(&self.lost),
+            panicked: get(&self.panicked),
+            skipped: get(&self.skipped),
+            failed_polls: get(&self.failed_polls),
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Why the loop ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The first Hello was refused in a way that trying again does not change.
+    #[error("ConductorOne refused this connector at start; {}", advice(.source))]
+    HelloRefused {
+        /// The refusal.
+        #[source]
+        source: control_plane::Error,
+    },
+}
+
+impl Error {
+    /// The exit code of the process: 1, as for every failure that is not a bad configuration.
+    pub const fn exit_code(&self) -> u8 {
+        1
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        let Self::HelloRefused { source } = self;
+        source.class()
+    }
+
+    fn code(&self) -> Code {
+        let Self::HelloRefused { source } = self;
+        source.code()
+    }
+}
+
+/// What a person can do about a refused Hello.
+fn advice(error: &control_plane::Error) -> &'static str {
+    match (error.class(), error.code()) {
+        (_, Code::PermissionDenied) => {
+            "check in ConductorOne that the credential belongs to this connector and is not revoked"
+        }
+        (Class::Auth, _) => {
+            "check the client id and the client secret, or issue a new credential in ConductorOne"
+        }
+        (_, Code::NotFound) => "check that the connector still exists in ConductorOne",
+        (_, Code::Unimplemented) => "check BATON_C1_API_HOST: the host does not serve this API",
+        _ => "the message below says which part of the announcement it does not accept",
+    }
+}
+
+/// Whether a failed first Hello ends the process.
+///
+/// Rejected credentials and requests that cannot become right are fatal. An API that cannot be reached, is overloaded
+/// or fails inside is not: it is tried again for ever.
+fn is_fatal(error: &control_plane::Error) -> bool {
+    matches!(error.class(), Class::Auth)
+        || matches!(
+            error.code(),
+            Code::InvalidArgument
+                | Code::Unimplemented
+                | Code::FailedPrecondition
+                | Code::NotFound
+                | Code::PermissionDenied
+        )
+}
+
+/// Works for ConductorOne until `shutdown` is cancelled, then stops in order within the grace period.
+///
+/// Ends early only when the first Hello is refused for good. Dropping the future aborts the tasks at hand without
+/// reporting them; cancel `shutdown` instead.
+pub async fn run(
+    settings: Settings,
+    control_plane: Arc<dyn ControlPlane>,
+    registry: Arc<Registry>,
+    health: Arc<Health>,
+    counters: Arc<Counters>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let stopped = say_hello(
+        control_plane.as_ref(),
+        &registry,
+        &health,
+        &settings.timing,
+        &shutdown,
+    );
+    if stopped.await? == Hello::ShutDown {
+        health.stop();
+        return Ok(());
+    }
+    health.start();
+    Dispatcher::new(
+        settings,
+        control_plane,
+        registry,
+        health,
+        counters,
+        shutdown,
+    )
+    .work()
+    .await;
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Hello {
+    Accepted,
+    ShutDown,
+}
+
+async fn say_hello(
+    control_plane: &dyn ControlPlane,
+    registry: &Registry,
+    health: &Health,
+    timing: &Timing,
+    shutdown: &CancellationToken,
+) -> Result<Hello, Error> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
+    loop {
+        let call = timeout(timing.call_limit, control_plane.hello(registry.hello("")));
+        let answer = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(Hello::ShutDown),
+            answer = call => answer,
+        };
+        let (wait, problem) = match answer {
+            Ok(Ok(())) => {
+                tracing::info!("ConductorOne accepted the announcement of this connector");
+                return Ok(Hello::Accepted);
+            }
+            Ok(Err(source)) if is_fatal(&source) => return Err(Error::HelloRefused { source }),
+            Ok(Err(error)) => (backoff.after(error.class()), chain(&error)),
+            Err(_elapsed) => (backoff.next(), NO_ANSWER.to_owned()),
+        };
+        if backoff.attempts() <= 2 {
+            tracing::info!(
+                error = problem,
+                wait_ms = millis(wait),
+                "the announcement failed and is repeated"
+            );
+        } else {
+            tracing::warn!(
+                error = problem,
+                attempts = backoff.attempts(),
+                wait_ms = millis(wait),
+                "ConductorOne cannot be reached yet; check the network, DNS and the proxy if this goes on"
+            );
+        }
+        health.beat(wait);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(Hello::ShutDown),
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+const NO_ANSWER: &str = "no answer within the time limit";
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the loop and its tasks share.
+struct Shared {
+    settings: Settings,
+    control_plane: Arc<dyn ControlPlane>,
+    registry: Arc<Registry>,
+    counters: Arc<Counters>,
+    known: Arc<Mutex<BTreeSet<String>>>,
+    /// Polling has ended; tasks that have not begun are handed back.
+    stopping: CancellationToken,
+    /// The time of running tasks is over.
+    abort: CancellationToken,
+    /// When the process ends, once that is known.
+    end: watch::Sender<Option<Instant>>,
+}
+
+impl Shared {
+    async fn ask(&self, batches: bool) -> Result<Polled, control_plane::Error> {
+        if !batches {
+            return self.control_plane.next_task().await;
+        }
+        let known: Vec<String> = lock(&self.known).iter().cloned().collect();
+        // Up to twice as many as can run, so that the next task is at hand when a slot falls free; the SDK's rule. The
+        // server accepts at most 100.
+        let page = (2 * self.settings.concurrency)
+            .saturating_sub(known.len())
+            .clamp(1, MAX_CONCURRENCY);
+        let page = u32::try_from(page).unwrap_or(1);
+        self.control_plane.next_tasks(page, known).await
+    }
+
+    /// When the grace period ends; the first call, made when shutdown is seen, starts it.
+    fn process_end(&self) -> Instant {
+        let fresh = Instant::now() + self.settings.shutdown_grace;
+        self.end.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert(fresh);
+            first
+        });
+        (*self.end.borrow()).unwrap_or(fresh)
+    }
+}
+
+struct Dispatcher {
+    shared: Arc<Shared>,
+    health: Arc<Health>,
+    slots: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+    pace: Pace,
+    batches: bool,
+}
+
+/// What a wait of the loop ended with.
+enum Waited<T> {
+    Done(T),
+    ShutDown,
+}
+
+impl Dispatcher {
+    fn new(
+        mut settings: Settings,
+        control_plane: Arc<dyn ControlPlane>,
+        registry: Arc<Registry>,
+        health: Arc<Health>,
+        counters: Arc<Counters>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        settings.concurrency = settings.concurrency.clamp(1, MAX_CONCURRENCY);
+        settings.shutdown_margin = settings.shutdown_margin.min(settings.shutdown_grace / 2);
+        Self {
+            health,
+            slots: Arc::new(Semaphore::new(settings.concurrency)),
+            tasks: JoinSet::new(),
+            pace: Pace::new(),
+            batches: settings.get_tasks,
+            shared: Arc::new(Shared {
+                settings,
+                control_plane,
+                registry,
+                counters,
+                known: Arc::default(),
+                stopping: shutdown,
+                abort: CancellationToken::new(),
+                end: watch::Sender::new(None),
+            }),
+        }
+    }
+
+    async fn work(mut self) {
+        let mut wait = Duration::ZERO;
+        loop {
+            let Waited::Done(()) = self.wait(sleep(wait), wait).await else {
+                break;
+            };
+            let slots = Arc::clone(&self.slots);
+            let Waited::Done(Ok(slot)) = self.wait(slots.acquire_owned(), Duration::ZERO).await
+            else {
+                break;
+            };
+            wait = self.poll(slot).await;
+        }
+        self.stop().await;
+    }
+
+    /// Waits for something, reaps ended tasks meanwhile, and says that the loop is alive.
+    async fn wait<F: Future>(&mut self, what: F, expected: Duration) -> Waited<F::Output> {
+        let stopping = self.shared.stopping.clone();
+        let mut what = std::pin::pin!(what);
+        self.health.beat(expected);
+        loop {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return Waited::ShutDown,
+                done = &mut what => return Waited::Done(done),
+                Some(ended) = self.tasks.join_next() => log_end(ended),
+                () = sleep(BEAT) => self.health.beat(expected),
+            }
+        }
+    }
+
+    /// Asks for work once; answers with the time to wait before the next turn.
+    async fn poll(&mut self, slot: OwnedSemaphorePermit) -> Duration {
+        let shared = Arc::clone(&self.shared);
+        let timing = &shared.settings.timing;
+        let mut ask = std::pin::pin!(timeout(timing.call_limit, shared.ask(self.batches)));
+        let answer = tokio::select! {
+            biased;
+            answer = &mut ask => answer,
+            () = shared.stopping.cancelled() => {
+                shared.process_end();
+                // What is in the answer was handed to us; taking it lets us hand it back.
+                match timeout(timing.last_poll_limit, ask).await {
+                    Ok(answer) => answer,
+                    Err(_elapsed) => return Duration::ZERO,
+                }
+            }
+        };
+        match answer {
+            Ok(Ok(polled)) => {
+                self.pace.succeeded();
+                self.accept(polled, slot)
+            }
+            Ok(Err(error)) if self.batches && error.code() == Code::Unimplemented => {
+                tracing::warn!(
+                    "the server does not serve GetTasks; tasks are asked for one by one from now on"
+                );
+                self.batches = false;
+                Duration::ZERO
+            }
+            Ok(Err(error)) => {
+                count(&shared.counters.failed_polls);
+                self.pace.failed(error.class(), &chain(&error))
+            }
+            Err(_elapsed) => {
+                count(&shared.counters.failed_polls);
+                self.pace.failed(Class::Retryable, NO_ANSWER)
+            }
+        }
+    }
+
+    /// Starts what a poll brought; the first task gets the slot, the others wait for theirs in order.
+    fn accept(&mut self, polled: Polled, slot: OwnedSemaphorePermit) -> Duration {
+        let mut slot = Some(slot);
+        let mut accepted = 0_usize;
+        for task in polled.tasks {
+            let kind = Kind::of(&task);
+            if kind == Kind::None {
+                continue;
+            }
+            if let Some(claim) = self.claim(&task, kind) {
+                accepted += 1;
+                self.start(task, kind, claim, slot.take());
+            }
+        }
+        match polled.next_poll.filter(|next| !next.is_zero()) {
+            Some(next) => next.clamp(POLL_FLOOR, MAX_NEXT_POLL),
+            None if accepted == 0 => self.shared.settings.timing.idle_poll,
+            None => Duration::ZERO,
+        }
+    }
+
+    fn claim(&self, task: &baton::Task, kind: Kind) -> Option<Claim> {
+        if !is_task_id(&task.id) {
+            count(&self.shared.counters.skipped);
+            tracing::error!(
+                task.kind = kind.name(),
+                length = task.id.len(),
+                "a task was left alone because its id is not 27 letters and digits, so it cannot be reported"
+            );
+            return None;
+        }
+        let claim = Claim::new(&task.id, &self.shared.known);
+        if claim.is_none() {
+            count(&self.shared.counters.skipped);
+            tracing::warn!(
+                task.id = task.id,
+                task.kind = kind.name(),
+                "a task was handed out again while it is being worked on; the second delivery is ignored"
+            );
+        }
+        claim
+    }
+
+    fn start(
+        &mut self,
+        task: baton::Task,
+        kind: Kind,
+        claim: Claim,
+        slot: Option<OwnedSemaphorePermit>,
+    ) {
+        count(&self.shared.counters.accepted);
+        tracing::info!(
+            task.id = task.id,
+            task.kind = kind.name(),
+            "a task was accepted"
+        );
+        let job = Job {
+            task,
+            kind,
+            shared: Arc::clone(&self.shared),
+            slots: Arc::clone(&self.slots),
+        };
+        self.tasks.spawn(async move {
+            // The claim is given up before the slot, so that a free slot never meets a stale claim.
+            let slot = job.run(slot).await;
+            drop(claim);
+            drop(slot);
+        });
+    }
+
+    /// Lets running tasks end, then stops them, then ends whatever is left.
+    async fn stop(mut self) {
+        self.health.stop();
+        let settings = &self.shared.settings;
+        let end = self.shared.process_end();
+        let abort_at = end - settings.shutdown_margin;
+        tracing::info!(
+            running = self.tasks.len(),
+            grace_ms = millis(settings.shutdown_grace),
+            "no more tasks are asked for; the running ones may end"
+        );
+        while !self.tasks.is_empty() {
+            tokio::select! {
+                biased;
+                Some(ended) = self.tasks.join_next() => log_end(ended),
+                () = sleep_until(abort_at), if !self.shared.abort.is_cancelled() => {
+                    tracing::warn!(running = self.tasks.len(), "stopping the tasks that still run");
+                    self.shared.abort.cancel();
+                }
+                () = sleep_until(end) => {
+                    tracing::error!(
+                        running = self.tasks.len(),
+                        "the grace period is over; tasks are left unreported"
+                    );
+                    self.tasks.shutdown().await;
+                }
+            }
+        }
+    }
+}
+
+fn log_end(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        // Handlers are guarded, so this is a fault of the loop itself.
+        tracing::error!(error = %error, "the work on a task broke outside its handler");
+    }
+}
+
+/// Whether an id is the 27 letters and digits that the server accepts in every message about the task.
+fn is_task_id(id: &str) -> bool {
+    id.len() == TASK_ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+

@@ -1,3 +1,96 @@
-//! The daemon and the one-shot command.
+//! The program: understands the command line, starts the runtime, maps the end to an exit code.
 
-fn main() {}
+use std::{io::Write as _, process::ExitCode, sync::Arc};
+
+use baton_jumpcloud::{
+    app,
+    cli::{self, Command},
+    clock::SystemClock,
+    config::{Config, SystemSource},
+    connector::jumpcloud,
+    telemetry::{self, LogControl},
+};
+
+/// musl's allocator takes one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// An end that is not a success: what to say on standard error, and the exit code.
+struct End {
+    message: String,
+    code: u8,
+}
+
+impl From<cli::CliError> for End {
+    fn from(error: cli::CliError) -> Self {
+        Self { message: error.to_string(), code: error.exit_code() }
+    }
+}
+
+impl From<app::Failure> for End {
+    fn from(failure: app::Failure) -> Self {
+        Self { message: failure.message, code: failure.exit_code }
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(End { message, code }) => {
+            // Nothing is left to do when standard error is closed.
+            drop(writeln!(std::io::stderr(), "error: {message}"));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run() -> Result<(), End> {
+    match cli::parse(std::env::args_os(), &SystemSource)? {
+        Command::Run(config) => {
+            start(&config)?;
+            block_on(app::serve(&config, &SystemSource))?.map_err(End::from)
+        }
+        Command::OneShot(config) => {
+            let log = start(&config)?;
+            block_on(app::sync_once(&config, &log))?.map_err(End::from)
+        }
+        Command::HealthCheck(check) => Ok(block_on(cli::health_check(&check))??),
+        Command::ConfigSchema => print(&cli::config_schema_json()?),
+        Command::Capabilities => {
+            print(&cli::capabilities_json(&jumpcloud::metadata().capabilities.unwrap_or_default())?)
+        }
+        Command::CheckConfig(config) => print(&config.describe()),
+        Command::Version => print(&format!("{}\n", cli::version())),
+        Command::Docs => print(&cli::configuration_table()),
+        Command::Help(text) => print(&text),
+    }
+}
+
+/// Starts logging and the one TLS provider; says what the operator should know about the configuration.
+fn start(config: &Config) -> Result<LogControl, End> {
+    let log = telemetry::init(&config.log, &config.secrets(), Arc::new(SystemClock))
+        .map_err(|error| End { message: baton_jumpcloud::error::chain(&error), code: 1 })?;
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+    Ok(log)
+}
+
+/// Two workers serve the network; SQLite and compression have threads of their own.
+fn block_on<F: Future>(future: F) -> Result<F::Output, End> {
+    // Fails only when a provider is installed already, which is as good.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| End { message: format!("cannot start the runtime: {error}"), code: 1 })?;
+    Ok(runtime.block_on(future))
+}
+
+fn print(text: &str) -> Result<(), End> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| End { message: format!("cannot write to standard output: {error}"), code: 1 })
+}

@@ -27,7 +27,7 @@ use tracing_subscriber::{
     Layer, Registry,
     filter::Targets,
     layer::{Context, SubscriberExt},
-    registry::LookupSpan,
+    registry::{LookupSpan, Scope},
     reload,
     util::SubscriberInitExt,
 };
@@ -36,6 +36,7 @@ use self::redact::Redactor;
 use crate::{
     clock::Clock,
     config::{Level, Log, LogFormat},
+    error::{Class, Classify, Code},
 };
 
 pub mod progress;
@@ -57,6 +58,10 @@ const NOISY: [&str; 9] = [
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(
+    clippy::error_impl_error,
+    reason = "the error of a boundary is named by its module"
+)]
 pub enum Error {
     /// A log file cannot be opened.
     #[error("--log-path (BATON_LOG_PATH): cannot append to {}", path.display())]
@@ -70,6 +75,19 @@ pub enum Error {
     /// Another part of the process has installed a subscriber already.
     #[error("logging was started twice")]
     Installed,
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        Class::Permanent
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Open { .. } => Code::InvalidArgument,
+            Self::Installed => Code::Internal,
+        }
+    }
 }
 
 /// The handle on the logs of the process. Cheap to clone.
@@ -329,7 +347,7 @@ where
         for span in ctx
             .event_scope(event)
             .into_iter()
-            .flat_map(|scope| scope.from_root())
+            .flat_map(Scope::from_root)
         {
             if let Some(of_span) = span.extensions().get::<Fields>() {
                 for (name, value) in &of_span.0 {

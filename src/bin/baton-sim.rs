@@ -17,12 +17,18 @@ struct Program {
 enum Command {
     /// Serves a JumpCloud organisation over HTTP.
     Jumpcloud(sim::jumpcloud::command::Args),
+    /// Serves a ConductorOne over TLS, with its token endpoint.
+    Conductorone(sim::conductorone::Args),
+    /// Shows the real daemon doing its main job against both simulators.
+    Demo(sim::demo::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let result: anyhow::Result<()> = match Program::parse().command {
         Command::Jumpcloud(args) => sim::jumpcloud::command::run(args).await.map_err(Into::into),
+        Command::Conductorone(args) => sim::conductorone::run(args).await,
+        Command::Demo(args) => sim::demo::run(args).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     time,
 };
@@ -11,7 +11,7 @@ use tokio::{
 use super::{CliError, HealthCheck};
 use crate::error::Code;
 
-/// The status line is all that counts, so no more is kept.
+/// The status line is all that counts, so no more is read.
 const HEAD: u64 = 4096;
 
 /// Asks the daemon; `Ok` means that it answered 200.
@@ -66,10 +66,11 @@ async fn ask(check: &HealthCheck) -> Result<u16, CliError> {
         .write_all(request.as_bytes())
         .await
         .map_err(unavailable)?;
+    // The first line is enough; a daemon that keeps the connection open must not be waited for.
     let mut head = Vec::new();
-    stream
-        .take(HEAD)
-        .read_to_end(&mut head)
+    let mut reader = BufReader::new(stream.take(HEAD));
+    reader
+        .read_until(b'\n', &mut head)
         .await
         .map_err(unavailable)?;
     status(&head).ok_or_else(|| {
@@ -161,6 +162,26 @@ mod tests {
             let error = answered(Some(answer)).await.unwrap_err();
             assert_eq!(error.exit_code(), 2, "{answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_keeps_the_connection_open_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let check = HealthCheck {
+            address: HealthAddress {
+                host: "127.0.0.1".to_owned(),
+                port: listener.local_addr().unwrap().port(),
+            },
+            path: "/ready",
+            timeout: Duration::from_secs(30),
+        };
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+            stream
+        };
+        let (_open, result) = tokio::join!(serve, health_check(&check));
+        result.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

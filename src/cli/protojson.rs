@@ -189,7 +189,7 @@ impl Registry {
                     message
                         .options
                         .as_ref()
-                        .is_some_and(|options| options.map_entry())
+                        .is_some_and(prost_types::MessageOptions::map_entry)
                 }),
             _ => None,
         };
@@ -260,13 +260,15 @@ impl Registry {
             }
             (Type::String, Wire::Bytes(bytes)) => Json::Text(
                 std::str::from_utf8(bytes)
-                    .map_err(|_| format!("{} is not valid UTF-8", field.name()))?
+                    .map_err(|_error| format!("{} is not valid UTF-8", field.name()))?
                     .to_owned(),
             ),
             (Type::Bytes, Wire::Bytes(bytes)) => Json::Text(STANDARD.encode(bytes)),
             (Type::Bool, Wire::Number(number)) => Json::Bare((number != 0).to_string()),
             (Type::Enum, Wire::Number(number)) => self.enum_value(field, number),
-            (Type::Int64, Wire::Number(number)) => Json::Text(number.cast_signed().to_string()),
+            (Type::Int64, Wire::Number(number)) | (Type::Sfixed64, Wire::Fixed64(number)) => {
+                Json::Text(number.cast_signed().to_string())
+            }
             (Type::Uint64, Wire::Number(number)) | (Type::Fixed64, Wire::Fixed64(number)) => {
                 Json::Text(number.to_string())
             }
@@ -284,7 +286,6 @@ impl Registry {
                 }
             }
             (Type::Sfixed32, Wire::Fixed32(number)) => Json::Bare(number.cast_signed().to_string()),
-            (Type::Sfixed64, Wire::Fixed64(number)) => Json::Text(number.cast_signed().to_string()),
             (Type::Double, Wire::Fixed64(number)) => float(f64::from_bits(number)),
             (Type::Float, Wire::Fixed32(number)) => float(f64::from(f32::from_bits(number))),
             _ => return Err(mismatch()),
@@ -368,12 +369,13 @@ fn fields(mut bytes: &[u8]) -> Result<BTreeMap<i32, Vec<Wire<'_>>>, String> {
     let mut fields: BTreeMap<i32, Vec<Wire<'_>>> = BTreeMap::new();
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
-        let number = i32::try_from(key >> 3).map_err(|_| "has a bad field number".to_owned())?;
+        let number =
+            i32::try_from(key >> 3).map_err(|_error| "has a bad field number".to_owned())?;
         let wire = match key & 7 {
             0 => Wire::Number(varint(&mut bytes)?),
             1 => Wire::Fixed64(u64::from_le_bytes(chunk(&mut bytes)?)),
             2 => {
-                let length = usize::try_from(varint(&mut bytes)?).map_err(|_| cut())?;
+                let length = usize::try_from(varint(&mut bytes)?).map_err(|_error| cut())?;
                 let (value, rest) = bytes.split_at_checked(length).ok_or_else(cut)?;
                 bytes = rest;
                 Wire::Bytes(value)
@@ -430,8 +432,40 @@ fn cut() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::proto::{connector as v2, pack, string_value};
+
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::load().unwrap());
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            for type_url in [
+                "type.googleapis.com/c1.connector.v2.ConnectorMetadata",
+                "type.googleapis.com/google.protobuf.Any",
+                "type.googleapis.com/google.protobuf.Struct",
+                "type.googleapis.com/c1.config.v1.Configuration",
+            ] {
+                drop(REGISTRY.any(&Any { type_url: type_url.to_owned(), value: bytes.clone() }, DEPTH));
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_nests_itself_without_end_is_refused() {
+        let mut any = pack(&v2::ResourceId::default());
+        for _ in 0..200 {
+            any = Any {
+                type_url: "type.googleapis.com/google.protobuf.Any".to_owned(),
+                value: any.encode_to_vec(),
+            };
+        }
+        assert!(render(&any).unwrap_err().contains("too deeply"));
+    }
 
     #[test]
     fn numbers_of_64_bits_are_texts_and_enums_are_names() {

@@ -119,7 +119,7 @@ pub(super) fn shown(path: &Path) -> String {
     let suspicious = text.contains("secret-token")
         || text.starts_with("jca_")
         || text.len() > 512
-        || (text.len() >= 20 && !text.contains(['/', '\\', '.']));
+        || !text.contains(['/', '\\', '.']);
     if suspicious {
         format!(
             "a path of {} characters (is that the credential itself? give the name of a file)",
@@ -204,7 +204,7 @@ mod tests {
             "SECRETSEED1\r\n",
             "SECRETSEED1\n\n",
         ] {
-            let source = ManualSource::new().file(PATH, content);
+            let source = ManualSource::new().with_file(PATH, content);
             let secret = Secret::from_file("api-key", Path::new(PATH), &source).unwrap();
             assert_eq!(secret.value().expose_secret(), "SECRETSEED1");
         }
@@ -214,8 +214,8 @@ mod tests {
     fn a_mounted_directory_is_searched_by_variable_and_by_name() {
         for file in ["BATON_API_KEY", "api-key"] {
             let source = ManualSource::new()
-                .directory("/run/baton", false)
-                .file(format!("/run/baton/{file}"), "SECRETSEED2\n");
+                .with_directory("/run/baton", false)
+                .with_file(format!("/run/baton/{file}"), "SECRETSEED2\n");
             let secret = Secret::from_file("api-key", Path::new("/run/baton"), &source).unwrap();
             assert_eq!(secret.value().expose_secret(), "SECRETSEED2");
         }
@@ -223,11 +223,11 @@ mod tests {
 
     #[test]
     fn a_rotated_file_brings_the_new_value_and_an_unchanged_one_nothing() {
-        let source = ManualSource::new().file(PATH, "SECRETSEED3");
+        let source = ManualSource::new().with_file(PATH, "SECRETSEED3");
         let secret = Secret::from_file("api-key", Path::new(PATH), &source).unwrap();
         assert!(secret.can_change());
         assert!(secret.reload(&source).unwrap().is_none());
-        let rotated = source.file(PATH, "SECRETSEED4\n");
+        let rotated = source.with_file(PATH, "SECRETSEED4\n");
         let fresh = secret.reload(&rotated).unwrap().unwrap();
         assert_eq!(fresh.value().expose_secret(), "SECRETSEED4");
     }
@@ -237,7 +237,7 @@ mod tests {
         let secret = Secret::from_file(
             "api-key",
             Path::new(PATH),
-            &ManualSource::new().file(PATH, "SECRETSEED5"),
+            &ManualSource::new().with_file(PATH, "SECRETSEED5"),
         )
         .unwrap();
         let problem = secret.reload(&ManualSource::new()).unwrap_err().to_string();
@@ -269,6 +269,7 @@ mod tests {
         for path in [
             "SECRETSEEDaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
             "jca_SECRETSEED",
+            "SECRETSEED",
             "secret-token:conductorone.com:v1:SECRETSEED",
         ] {
             let problem = Secret::from_file("api-key", Path::new(path), &ManualSource::new())

@@ -260,7 +260,7 @@ pub const SETTINGS: &[Setting] = &[
         "provisioning",
         Kind::Switch,
         CONDUCTOR_ONE,
-        "Allow ConductorOne to change JumpCloud.",
+        "Allow ConductorOne to change JumpCloud; this version syncs only and refuses changes either way.",
     )
     .short('p')
     .default("false"),

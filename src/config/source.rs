@@ -113,33 +113,33 @@ pub struct ManualSource {
 impl ManualSource {
     /// A source with a writable `/tmp` and nothing else.
     pub fn new() -> Self {
-        Self::default().directory("/tmp", true)
+        Self::default().with_directory("/tmp", true)
     }
 
-    /// Adds an environment variable.
+    /// Adds an environment variable, or replaces it.
     #[must_use]
-    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+    pub fn with_variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.variables.insert(name.to_owned(), value.into());
         self
     }
 
     /// Adds a file, or replaces it.
     #[must_use]
-    pub fn file(mut self, path: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
+    pub fn with_file(mut self, path: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
         self.files.insert(path.into(), content.into());
         self
     }
 
     /// Adds a file that exists but may not be read.
     #[must_use]
-    pub fn unreadable(mut self, path: impl Into<PathBuf>) -> Self {
+    pub fn with_unreadable(mut self, path: impl Into<PathBuf>) -> Self {
         self.unreadable.insert(path.into());
         self
     }
 
     /// Adds a directory.
     #[must_use]
-    pub fn directory(mut self, path: impl Into<PathBuf>, writable: bool) -> Self {
+    pub fn with_directory(mut self, path: impl Into<PathBuf>, writable: bool) -> Self {
         self.directories.insert(path.into(), writable);
         self
     }
@@ -210,4 +210,69 @@ fn too_large(limit: u64) -> io::Error {
         io::ErrorKind::FileTooLarge,
         format!("larger than {limit} bytes"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_the_limit_and_not_beyond() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(SystemSource.read(&path, 5).unwrap(), b"12345");
+        assert_eq!(
+            SystemSource.read(&path, 4).unwrap_err().kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        // A device without end is cut off like any other.
+        assert_eq!(
+            SystemSource
+                .read(Path::new("/dev/zero"), 64)
+                .unwrap_err()
+                .kind(),
+            io::ErrorKind::FileTooLarge
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_swapped_link_leads_to_the_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        for content in ["old", "new"] {
+            let target = folder.path().join(content);
+            fs::write(&target, content).unwrap();
+            let fresh = folder.path().join("fresh");
+            std::os::unix::fs::symlink(&target, &fresh).unwrap();
+            fs::rename(&fresh, &link).unwrap();
+            assert_eq!(SystemSource.kind(&link).unwrap(), PathKind::File);
+            assert_eq!(SystemSource.read(&link, 10).unwrap(), content.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_writable_folder_is_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        SystemSource.check_writable(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(
+            SystemSource
+                .check_writable(&folder.path().join("none"))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn the_machine_answers() {
+        assert!(SystemSource.variable_names().contains(&"PATH".to_owned()));
+        assert!(SystemSource.variable("PATH").is_some());
+        assert!(SystemSource.variable("BATON_NO_SUCH_NAME").is_none());
+        assert!(!SystemSource.host_name().is_empty());
+        assert_eq!(
+            SystemSource.kind(&SystemSource.temp_dir()).unwrap(),
+            PathKind::Directory
+        );
+    }
 }

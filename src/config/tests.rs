@@ -16,12 +16,12 @@ fn one_shot() -> Flags {
 
 fn service() -> ManualSource {
     ManualSource::new()
-        .variable("BATON_CLIENT_ID", "worker@tenant.conductor.one/spc")
-        .variable(
+        .with_variable("BATON_CLIENT_ID", "worker@tenant.conductor.one/spc")
+        .with_variable(
             "BATON_CLIENT_SECRET",
             "secret-token:conductorone.com:v1:SECRETSEED",
         )
-        .variable("BATON_API_KEY", "SECRETSEED-key")
+        .with_variable("BATON_API_KEY", "SECRETSEED-key")
 }
 
 fn resolved(flags: &Flags, source: &ManualSource) -> Config {
@@ -38,7 +38,7 @@ fn an_api_key_alone_is_a_one_shot_run_with_the_official_defaults() {
     assert!(config.service.is_none());
     assert_eq!(config.file, PathBuf::from("sync.c1z"));
     assert_eq!(config.work_dir, PathBuf::from("/tmp"));
-    assert_eq!(config.jumpcloud.http_timeout, Duration::from_secs(300));
+    assert_eq!(config.jumpcloud.http_timeout, Duration::from_mins(5));
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
     assert_eq!(config.health, None);
     assert_eq!(config.log.level, Level::Info);
@@ -73,13 +73,13 @@ fn the_vendors_secret_and_nothing_else_starts_the_daemon() {
 
 #[test]
 fn a_flag_goes_before_the_environment_and_that_before_the_file_and_the_default() {
-    let file = ManualSource::new().file(".baton.yaml", "api-key: SECRETSEED\nregion: in\n");
+    let file = ManualSource::new().with_file(".baton.yaml", "api-key: SECRETSEED\nregion: in\n");
     let of = |config: Config| config.jumpcloud.console_url.host_str().unwrap().to_owned();
     assert_eq!(
         of(resolved(&Flags::default(), &file)),
         "console.in.jumpcloud.com"
     );
-    let both = file.variable("BATON_REGION", "eu");
+    let both = file.with_variable("BATON_REGION", "eu");
     assert_eq!(
         of(resolved(&Flags::default(), &both)),
         "console.eu.jumpcloud.com"
@@ -93,10 +93,10 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file_and_the_default()
 #[test]
 fn an_empty_variable_counts_as_unset_and_lets_the_file_speak() {
     let source = ManualSource::new()
-        .file(".baton.yaml", "api-key: SECRETSEED\nregion: eu\n")
-        .variable("BATON_REGION", "")
-        .variable("BATON_CLIENT_ID", "")
-        .variable("BATON_CLIENT_SECRET", "");
+        .with_file(".baton.yaml", "api-key: SECRETSEED\nregion: eu\n")
+        .with_variable("BATON_REGION", "")
+        .with_variable("BATON_CLIENT_ID", "")
+        .with_variable("BATON_CLIENT_SECRET", "");
     let config = resolved(&Flags::default(), &source);
     assert!(config.service.is_none());
     assert_eq!(
@@ -119,11 +119,11 @@ fn the_host_id_counts_when_merely_present_and_falls_back_when_empty() {
     let host_id =
         |source: &ManualSource| resolved(&Flags::default(), source).service.unwrap().host_id;
     assert_eq!(
-        host_id(&service().variable("BATON_HOST_ID", "pod-0")),
+        host_id(&service().with_variable("BATON_HOST_ID", "pod-0")),
         "pod-0"
     );
     assert_eq!(
-        host_id(&service().variable("BATON_HOST_ID", "")),
+        host_id(&service().with_variable("BATON_HOST_ID", "")),
         "baton-sdk"
     );
     assert_eq!(host_id(&service()), "test-host");
@@ -139,14 +139,14 @@ fn the_api_host_overrides_and_an_empty_one_is_an_error_instead_of_an_address_wit
     ] {
         let config = resolved(
             &Flags::default(),
-            &service().variable("BATON_C1_API_HOST", host),
+            &service().with_variable("BATON_C1_API_HOST", host),
         );
         assert_eq!(config.service.unwrap().api_host.as_deref(), Some(host));
     }
     for host in ["", "https://x", "x/y", "u@x", "x:99999", "x?y"] {
         let error = refused(
             &Flags::default(),
-            &service().variable("BATON_C1_API_HOST", host),
+            &service().with_variable("BATON_C1_API_HOST", host),
         );
         assert!(error.to_string().contains("BATON_C1_API_HOST"), "{error}");
     }
@@ -164,7 +164,7 @@ fn batches_are_switched_on_by_the_words_for_true_only() {
     ] {
         let config = resolved(
             &Flags::default(),
-            &service().variable("BATON_GET_TASKS", text),
+            &service().with_variable("BATON_GET_TASKS", text),
         );
         assert_eq!(config.service.unwrap().get_tasks, expected, "{text}");
         assert_eq!(config.notices.len(), notices, "{text}");
@@ -200,13 +200,13 @@ fn a_service_account_takes_the_place_of_an_api_key() {
 #[test]
 fn credentials_come_from_one_mounted_directory() {
     let source = ManualSource::new()
-        .directory("/creds", false)
-        .file("/creds/BATON_CLIENT_ID", "worker@h/x\n")
-        .file(
+        .with_directory("/creds", false)
+        .with_file("/creds/BATON_CLIENT_ID", "worker@h/x\n")
+        .with_file(
             "/creds/BATON_CLIENT_SECRET",
             "secret-token:c:v1:SECRETSEED\n",
         )
-        .file("/creds/BATON_API_KEY", "SECRETSEED-key\n");
+        .with_file("/creds/BATON_API_KEY", "SECRETSEED-key\n");
     let config = resolved(
         &flags(&[
             ("client-id-file", "/creds"),
@@ -311,8 +311,8 @@ fn every_ignored_setting_is_answered_with_a_notice() {
             _ => "x",
         };
         let source = ManualSource::new()
-            .variable("BATON_API_KEY", "SECRETSEED")
-            .variable(&setting.variable(), value);
+            .with_variable("BATON_API_KEY", "SECRETSEED")
+            .with_variable(&setting.variable(), value);
         let config = resolved(&Flags::default(), &source);
         assert_eq!(config.notices.len(), 1, "{}", setting.name);
         assert!(config.notices[0].contains(setting.name));
@@ -329,7 +329,7 @@ fn every_operation_of_a_later_version_ends_a_one_shot_run_with_code_12() {
             settings::Kind::Switch => "true",
             _ => "x",
         };
-        let source = ManualSource::new().variable("BATON_API_KEY", "SECRETSEED");
+        let source = ManualSource::new().with_variable("BATON_API_KEY", "SECRETSEED");
         for (given, source) in [
             (
                 {
@@ -341,7 +341,7 @@ fn every_operation_of_a_later_version_ends_a_one_shot_run_with_code_12() {
             ),
             (
                 Flags::default(),
-                source.variable(&setting.variable(), value),
+                source.with_variable(&setting.variable(), value),
             ),
         ] {
             let error = refused(&given, &source);
@@ -360,9 +360,9 @@ fn every_operation_of_a_later_version_ends_a_one_shot_run_with_code_12() {
 #[test]
 fn a_variable_that_has_no_effect_is_answered_with_a_notice() {
     let source = ManualSource::new()
-        .variable("BATON_API_KEY", "SECRETSEED")
-        .variable("BATON_DISABLE_HTTP_CACHE", "1")
-        .variable("BATON_LOG_LEVL", "debug");
+        .with_variable("BATON_API_KEY", "SECRETSEED")
+        .with_variable("BATON_DISABLE_HTTP_CACHE", "1")
+        .with_variable("BATON_LOG_LEVL", "debug");
     let config = resolved(&Flags::default(), &source);
     assert_eq!(config.notices.len(), 2, "{:?}", config.notices);
     assert!(config.notices[1].contains("did you mean BATON_LOG_LEVEL?"));
@@ -401,11 +401,11 @@ fn bad_configuration_ends_with_64_as_a_daemon_and_with_3_otherwise() {
 #[test]
 fn the_work_dir_follows_its_order_and_must_be_writable() {
     let source = ManualSource::new()
-        .variable("BATON_API_KEY", "SECRETSEED")
-        .variable("BATON_TMPDIR", "/b")
-        .directory("/a", true)
-        .directory("/b", true)
-        .directory("/ro", false);
+        .with_variable("BATON_API_KEY", "SECRETSEED")
+        .with_variable("BATON_TMPDIR", "/b")
+        .with_directory("/a", true)
+        .with_directory("/b", true)
+        .with_directory("/ro", false);
     let dir = |pairs: &[(&str, &str)]| resolved(&flags(pairs), &source).work_dir;
     assert_eq!(dir(&[]), PathBuf::from("/b"));
     assert_eq!(dir(&[("c1z-temp-dir", "/a")]), PathBuf::from("/a"));
@@ -428,9 +428,9 @@ fn the_work_dir_follows_its_order_and_must_be_writable() {
 fn a_ca_file_must_hold_certificates() {
     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let source = ManualSource::new()
-        .variable("BATON_API_KEY", "SECRETSEED")
-        .variable("BATON_CA_FILE", "/ca.pem");
-    let config = resolved(&Flags::default(), &source.clone().file("/ca.pem", pem));
+        .with_variable("BATON_API_KEY", "SECRETSEED")
+        .with_variable("BATON_CA_FILE", "/ca.pem");
+    let config = resolved(&Flags::default(), &source.clone().with_file("/ca.pem", pem));
     assert_eq!(config.extra_ca_pem.as_deref(), Some(pem.as_bytes()));
     for content in [
         "",
@@ -438,7 +438,10 @@ fn a_ca_file_must_hold_certificates() {
         "-----BEGIN CERTIFICATE-----\nAAAA\n",
         "-----BEGIN CERTIFICATE-----\n%%%%\n-----END CERTIFICATE-----\n",
     ] {
-        let error = refused(&Flags::default(), &source.clone().file("/ca.pem", content));
+        let error = refused(
+            &Flags::default(),
+            &source.clone().with_file("/ca.pem", content),
+        );
         assert!(error.to_string().contains("--ca-file"), "{error}");
         assert!(!error.to_string().contains("SECRETSEED"), "{error}");
     }
@@ -446,7 +449,7 @@ fn a_ca_file_must_hold_certificates() {
 
 #[test]
 fn health_is_served_only_when_asked_for() {
-    let source = service().variable("BATON_HEALTH_CHECK_PORT", "0");
+    let source = service().with_variable("BATON_HEALTH_CHECK_PORT", "0");
     assert_eq!(resolved(&Flags::default(), &source).health, None);
     let config = resolved(&flags(&[("health-check", "true")]), &source);
     assert_eq!(
@@ -482,14 +485,15 @@ fn the_levels_of_the_official_connectors_are_understood() {
     ] {
         let given = flags(&[("api-key", "SECRETSEED"), ("log-level", text)]);
         assert_eq!(resolved(&given, &ManualSource::new()).log.level, level);
+        assert_eq!(Level::from_name(level.name()), Some(level));
     }
 }
 
 #[test]
 fn a_file_may_hold_every_kind_of_value() {
     let source = ManualSource::new()
-        .variable("BATON_CONFIG_PATH", "/etc/baton.yml")
-        .file(
+        .with_variable("BATON_CONFIG_PATH", "/etc/baton.yml")
+        .with_file(
             "/etc/baton.yml",
             "# comment\napi-key: 'SECRETSEED'\nprovisioning: true\nskip-full-sync: \"true\"\n\
              task-concurrency: 7\nworkers: -1\nsync-resource-types: [user, group]\nlog-path: a,b\n\
@@ -507,10 +511,10 @@ fn a_file_may_hold_every_kind_of_value() {
 #[test]
 fn a_description_shows_origins_and_no_secret() {
     let source = service()
-        .file("/key", "SECRETSEED-jc")
-        .variable("BATON_API_KEY", "")
-        .variable("BATON_API_KEY_FILE", "/key")
-        .variable("BATON_OTEL_COLLECTOR_ENDPOINT_TLS_CERT", "SECRETSEED-cert");
+        .with_file("/key", "SECRETSEED-jc")
+        .with_variable("BATON_API_KEY", "")
+        .with_variable("BATON_API_KEY_FILE", "/key")
+        .with_variable("BATON_OTEL_COLLECTOR_ENDPOINT_TLS_CERT", "SECRETSEED-cert");
     let config = resolved(&flags(&[("log-level", "debug")]), &source);
     let text = config.describe();
     for line in [

@@ -40,9 +40,13 @@ pub fn resolve(flags: &Flags, source: &dyn Source) -> Result<Config, Error> {
         notices: Vec::new(),
         resolved: BTreeMap::new(),
     };
-    let service = ["client-id", "client-id-file"]
-        .iter()
-        .any(|name| resolver.values.text(name).is_some());
+    let given = |names: &[&str]| {
+        names
+            .iter()
+            .any(|name| resolver.values.text(name).is_some())
+    };
+    let service = given(&["client-id", "client-id-file"]);
+    let meant_service = service || given(&["client-secret", "client-secret-file"]);
     resolver.treatments(service)?;
     let config = resolver.config(service);
     match config {
@@ -53,7 +57,7 @@ pub fn resolve(flags: &Flags, source: &dyn Source) -> Result<Config, Error> {
         }),
         _ => Err(Error::Invalid {
             problems: resolver.problems,
-            service,
+            service: meant_service,
         }),
     }
 }
@@ -104,7 +108,7 @@ impl Resolver<'_> {
         let extra_ca_pem = self.extra_ca();
         let shutdown_grace = self.duration(
             "shutdown-grace",
-            Duration::from_secs(1)..=Duration::from_secs(3600),
+            Duration::from_secs(1)..=Duration::from_hours(1),
         );
         let health = {
             let enabled = self.switch("health-check");
@@ -582,15 +586,10 @@ impl Resolver<'_> {
     }
 
     fn log(&mut self) -> Log {
-        let level = match self.choice(
-            "log-level",
-            &["debug", "info", "warn", "error", "dpanic", "panic", "fatal"],
-        ) {
-            Some("debug") => Level::Debug,
-            Some("warn") => Level::Warn,
-            Some("error" | "dpanic" | "panic" | "fatal") => Level::Error,
-            _ => Level::Info,
-        };
+        let level = self
+            .choice("log-level", Level::NAMES)
+            .and_then(Level::from_name)
+            .unwrap_or(Level::Info);
         let format = match self.choice("log-format", &["json", "console"]) {
             Some("json") => LogFormat::Json,
             Some(_) => LogFormat::Console,
@@ -610,7 +609,11 @@ impl Resolver<'_> {
     }
 
     fn problem(&mut self, name: &str, text: impl Into<String>) {
-        self.problems.push(Problem::of(name, text));
+        let mut problem = Problem::of(name, text);
+        if let Some((_, Origin::File(path))) = self.values.get(name) {
+            problem.subject = format!("{} in config file {path}", problem.subject);
+        }
+        self.problems.push(problem);
     }
 
     /// Remembers what a setting came to, for [`Config::describe`].

@@ -106,7 +106,8 @@ impl Values {
     pub(super) fn is_active(&self, setting: &Setting) -> bool {
         match self.get(setting.name) {
             Some((Raw::Text(text), _)) => {
-                !text.is_empty() && !(setting.kind == Kind::Switch && switch(text) == Some(false))
+                let is_off = setting.kind == Kind::Switch && switch(text) == Some(false);
+                !(text.is_empty() || is_off)
             }
             Some((Raw::Items(items), _)) => !items.is_empty(),
             None => false,
@@ -227,10 +228,10 @@ mod tests {
     #[test]
     fn a_misspelt_variable_is_found_and_a_foreign_one_left_alone() {
         let source = ManualSource::new()
-            .variable("BATON_API_KYE", "SECRETSEED")
-            .variable("BATON_JUMPCLOUD_SERVICE_HOST", "10.0.0.1")
-            .variable("BATON_HOST_ID", "a")
-            .variable("HOME", "/");
+            .with_variable("BATON_API_KYE", "SECRETSEED")
+            .with_variable("BATON_JUMPCLOUD_SERVICE_HOST", "10.0.0.1")
+            .with_variable("BATON_HOST_ID", "a")
+            .with_variable("HOME", "/");
         assert_eq!(
             misspelt(&source),
             [("BATON_API_KYE".to_owned(), "BATON_API_KEY".to_owned())]

@@ -11,9 +11,9 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use tokio::time::Instant;
 
 /// The longest `Retry-After` that is obeyed as it stands; a longer one is cut to this.
-pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
 /// A `Retry-After` beyond this is a broken clock or a broken server, and is ignored.
-const ABSURD_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+const ABSURD_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// How long and how often a call is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Default for Policy {
             max_attempts: 8,
             min_delay: Duration::from_millis(500),
             max_delay: Duration::from_secs(30),
-            budget: Duration::from_secs(300),
+            budget: Duration::from_mins(5),
         }
     }
 }

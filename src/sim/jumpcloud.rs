@@ -7,6 +7,10 @@
 //! server ──► request_log · behaviour (latency, rate limit) · faults · access ──► serve ──► list ──► render ──► tenant
 //! ```
 //!
+//! Its own paths, which need no key: `GET /_sim/truth`, `GET|DELETE /_sim/requests`, `POST /_sim/requests/reset`,
+//! `GET|POST /_sim/behaviour` (the fields of [`Behaviour`] that are to change, as JSON), `POST /_sim/throttle` (a duration
+//! such as `5s`, for which everything is answered 429) and `POST /_sim/revoke-tokens`.
+//!
 //! Invariants: the same shape and seed give the same bytes; a change of the state is visible to the next request;
 //! neither headers nor bodies of requests are kept.
 
@@ -100,7 +104,7 @@ impl Config {
             clients: vec![OAuthClient {
                 id: CLIENT_ID.to_owned(),
                 secret: SecretString::from(CLIENT_SECRET),
-                token_life: Duration::from_secs(3600),
+                token_life: Duration::from_hours(1),
             }],
             behaviour: Behaviour {
                 retry_after: Some("1".to_owned()),
@@ -140,8 +144,12 @@ pub struct JumpCloudSim {
 impl JumpCloudSim {
     /// Generates the organisations and begins to listen.
     ///
-    /// Fails when the address cannot be bound. Must be called inside a tokio runtime.
+    /// Fails without an organisation, and when the address cannot be bound. Must be called inside a tokio runtime.
     pub async fn start(config: Config) -> io::Result<Self> {
+        if config.organizations.is_empty() {
+            let problem = "organizations is empty; give the shape of at least one";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
         let tenants: Vec<Tenant> = config.organizations.iter().map(Tenant::generate).collect();
         let organizations = tenants.iter().map(Tenant::organization_id).collect();
         let shared = Arc::new(Shared {
@@ -180,7 +188,7 @@ impl JumpCloudSim {
         world.tenants.iter().map(Tenant::organization_id).collect()
     }
 
-    /// What a correct sync of the first organisation contains now; empty without one.
+    /// What a correct sync of the first organisation contains now.
     pub fn truth(&self) -> Truth {
         self.truth_of(0).unwrap_or_else(|| {
             Truth::of(&Tenant::generate(&Shape {

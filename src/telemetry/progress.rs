@@ -19,6 +19,12 @@ use crate::syncer::Progress;
 /// How often a line appears for one resource type.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// A bar whose end is not known.
+const COUNTING: &str = "{prefix:>15} {pos:>8}          {elapsed:>6} {msg}";
+
+/// A bar whose end is known.
+const MEASURED: &str = "{prefix:>15} {pos:>8} of {len:<8} [{bar:24}] {elapsed:>6} {msg}";
+
 /// Progress as log lines.
 #[derive(Debug, Default)]
 pub struct LogLines {
@@ -80,13 +86,13 @@ impl Progress for LogLines {
                 total,
                 "Synced {phase} of {resource_type_id}"
             );
-        } else if total > 0 {
+        } else if let Some(percent) = done.saturating_mul(100).checked_div(total) {
             tracing::info!(
                 sync.phase = phase,
                 resource.type = resource_type_id,
                 synced = done,
                 total,
-                percent_complete = done.saturating_mul(100) / total,
+                percent_complete = percent,
                 "Syncing {phase} of {resource_type_id}"
             );
         } else {
@@ -110,6 +116,8 @@ pub struct Bars {
 #[derive(Default)]
 struct BarState {
     bar: Option<ProgressBar>,
+    /// The bar has a length, because the total of every type is known.
+    measured: bool,
     units: BTreeMap<String, (u64, u64)>,
 }
 
@@ -163,6 +171,7 @@ fn end(state: &mut BarState) {
         bar.abandon();
     }
     state.units.clear();
+    state.measured = false;
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -177,7 +186,7 @@ impl Progress for Bars {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         end(&mut state);
         let bar = self.multi.add(ProgressBar::no_length());
-        bar.set_style(style("{prefix:>15} {pos:>8}          {elapsed:>6} {msg}"));
+        bar.set_style(style(COUNTING));
         bar.set_prefix(name);
         bar.tick();
         state.bar = Some(bar);
@@ -191,11 +200,13 @@ impl Progress for Bars {
         let done: u64 = state.units.values().map(|(done, _)| done).sum();
         let known = state.units.values().all(|(_, total)| *total > 0);
         let total: u64 = state.units.values().map(|(_, total)| total).sum();
+        let changed = known != state.measured;
+        state.measured = known;
         if let Some(bar) = &state.bar {
+            if changed {
+                bar.set_style(style(if known { MEASURED } else { COUNTING }));
+            }
             if known {
-                bar.set_style(style(
-                    "{prefix:>15} {pos:>8} of {len:<8} [{bar:24}] {elapsed:>6} {msg}",
-                ));
                 bar.set_length(total);
             }
             bar.set_message(resource_type_id.to_owned());
@@ -248,7 +259,10 @@ mod tests {
         }
 
         fn write_str(&self, text: &str) -> std::io::Result<()> {
-            self.0.lock().unwrap().push_str(text);
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_str(text);
             Ok(())
         }
 

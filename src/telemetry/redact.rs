@@ -114,7 +114,24 @@ fn is_delimiter(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_secret_is_hidden_in_any_surroundings(before in ".{0,30}", after in ".{0,30}") {
+            let redactor = Redactor::new(&[SecretString::from("SECRETSEED-0123")]);
+            let text = redactor.text(&format!("{before}SECRETSEED-0123{after}"));
+            prop_assert!(!text.contains("SECRETSEED-0123"));
+        }
+
+        #[test]
+        fn a_text_without_a_secret_stays_as_it_is(text in "[a-z /.:{}]{0,60}") {
+            prop_assume!(!text.contains("earer ") && !text.contains("asic ") && !text.contains("secret-token:"));
+            prop_assert_eq!(Redactor::new(&[]).text(&text), text);
+        }
+    }
 
     #[test]
     fn a_known_secret_is_replaced_wherever_it_stands() {

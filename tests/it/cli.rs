@@ -306,8 +306,8 @@ fn commands_that_need_no_credentials_ask_for_none() {
 #[test]
 fn a_health_check_needs_its_address_only() {
     let source = ManualSource::new()
-        .variable("BATON_HEALTH_CHECK_PORT", "9000")
-        .variable("BATON_HEALTH_CHECK_BIND_ADDRESS", "::1");
+        .with_variable("BATON_HEALTH_CHECK_PORT", "9000")
+        .with_variable("BATON_HEALTH_CHECK_BIND_ADDRESS", "::1");
     match parse_with(
         &["health-check", "--endpoint", "ready", "--timeout=2"],
         &source,
@@ -334,7 +334,7 @@ fn a_wrong_command_line_ends_with_64_as_a_daemon_and_with_3_otherwise() {
     let exit = |arguments: &[&str], source: &ManualSource| {
         parse_with(arguments, source).unwrap_err().exit_code()
     };
-    let service = ManualSource::new().variable("BATON_CLIENT_ID", "a@b/c");
+    let service = ManualSource::new().with_variable("BATON_CLIENT_ID", "a@b/c");
     assert_eq!(exit(&["--nonsense"], &ManualSource::new()), 3);
     assert_eq!(exit(&["--nonsense"], &service), 64);
     assert_eq!(

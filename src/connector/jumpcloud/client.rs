@@ -32,7 +32,7 @@ mod paging;
 mod region;
 
 /// The time that one request may take when nothing else is said.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 /// The most requests in flight when nothing else is said. JumpCloud publishes no quota; clients do well with 4 to 8.
 pub const DEFAULT_MAX_CONCURRENCY: usize = 8;
 const MAX_ORG_ID_BYTES: usize = 64;
@@ -109,6 +109,7 @@ pub enum Convention {
 #[derive(Debug, Clone)]
 pub struct List {
     /// Path template from the host on, such as `/api/v2/usergroups/{id}/members`; also the name in errors and logs.
+    /// Templates that begin with `/insights/` go to the Directory Insights host.
     pub template: &'static str,
     /// Values for the `{…}` parts in order; escaped by the client.
     pub ids: Vec<String>,

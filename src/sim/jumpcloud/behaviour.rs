@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_patch_that_cannot_be_read_names_the_field() {
         for (patch, field, words) in [
-            (r#"{"latency":"soon"}"#, "latency", "time"),
+            (r#"{"latency":"soon"}"#, "latency", "number"),
             (
                 r#"{"faults":["*@1:503","nonsense"]}"#,
                 "faults[1]",
@@ -275,10 +275,7 @@ mod tests {
         ] {
             let error = Behaviour::default().patched(patch.as_bytes()).unwrap_err();
             assert_eq!(error.field, field, "{patch}");
-            assert!(
-                !words.is_empty() && !error.problem.is_empty(),
-                "{patch}: {error}"
-            );
+            assert!(error.problem.contains(words), "{patch}: {error}");
         }
     }
 
@@ -290,7 +287,7 @@ mod tests {
         assert_eq!(admitted(10), 3);
         tokio::time::advance(Duration::from_millis(210)).await;
         assert_eq!(admitted(10), 2);
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(admitted(10), 3);
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
@@ -60,7 +60,7 @@ pub struct Args {
     pub jitter: Duration,
     /// The API key that is accepted.
     #[arg(long, default_value = FULL_KEY)]
-    pub api_key: String,
+    pub api_key: SecretString,
     /// The key may read only.
     #[arg(long)]
     pub read_only: bool,
@@ -83,8 +83,9 @@ pub struct Args {
     /// insights.
     #[arg(long, value_delimiter = ',')]
     pub deny: Vec<Collection>,
-    /// Faults, such as /api/systemusers@3:503 or *@p0.01:reset-mid-body; may be repeated.
-    #[arg(long)]
+    /// Faults, such as /api/systemusers@3:503 or *@p0.01:reset-mid-body; may be repeated, or
+    /// separated by semicolons.
+    #[arg(long, value_delimiter = ';')]
     pub faults: Vec<FaultRule>,
     /// Lists without a sort come in another order every time.
     #[arg(long)]
@@ -103,7 +104,7 @@ pub struct Args {
 /// The command cannot run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum CommandError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}; choose another --listen")]
     Listen {
@@ -150,15 +151,17 @@ impl Args {
             },
             ..Shape::default()
         };
-        let mut config = Config::default();
-        config.listen = self.listen;
-        config.organizations = (0..self.organizations).map(shape).collect();
         let role = if self.read_only {
             KeyRole::ReadOnly
         } else {
             KeyRole::Full
         };
-        config.keys = vec![Key::new("command line", &self.api_key, role)];
+        let mut config = Config {
+            listen: self.listen,
+            organizations: (0..self.organizations).map(shape).collect(),
+            ..Config::default()
+        };
+        config.keys = vec![Key::new("command line", self.api_key.expose_secret(), role)];
         config.clients = self
             .oauth_client_id
             .iter()
@@ -184,10 +187,10 @@ impl Args {
 }
 
 /// Runs the simulator until SIGTERM or SIGINT.
-pub async fn run(args: Args) -> Result<(), Error> {
+pub async fn run(args: Args) -> Result<(), CommandError> {
     let sim = JumpCloudSim::start(args.config())
         .await
-        .map_err(|source| Error::Listen {
+        .map_err(|source| CommandError::Listen {
             address: args.listen,
             source,
         })?;
@@ -197,7 +200,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
             [only] => serde_json::to_vec(only),
             all => serde_json::to_vec(all),
         };
-        let text = text.map_err(|problem| problem.into());
+        let text = text.map_err(Into::into);
         write_file("--truth-file", path, text).await?;
     }
     if let Some(path) = &args.port_file {
@@ -219,7 +222,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         apps = args.apps,
         admins = args.admins,
     )
-    .map_err(Error::Output)?;
+    .map_err(CommandError::Output)?;
     stop.recv().await;
     sim.shutdown().await;
     Ok(())
@@ -229,8 +232,8 @@ async fn write_file(
     flag: &'static str,
     path: &std::path::Path,
     text: Result<Vec<u8>, io::Error>,
-) -> Result<(), Error> {
-    let failed = |source| Error::File {
+) -> Result<(), CommandError> {
+    let failed = |source| CommandError::File {
         flag,
         path: path.to_owned(),
         source,
@@ -248,10 +251,10 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> Result<Self, Error> {
+    fn listen() -> Result<Self, CommandError> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(Error::Signals)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(Error::Signals)?,
+            terminate: signal(SignalKind::terminate()).map_err(CommandError::Signals)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(CommandError::Signals)?,
         })
     }
 

@@ -181,44 +181,47 @@ fn admins(tenant: &mut Tenant, shape: &Shape) {
         let salt = mix(shape.seed ^ mix(number ^ 0xad31));
         let id = Id::derive(shape.seed, IdKind::Admin, number);
         let user = slot.saturating_mul(stride).saturating_add(9);
-        let link = if user < shape.users { slot % 3 } else { 2 };
-        let (email, first, last, user) = match (link, tenant.users.row(user)) {
-            (0 | 1, Some(row)) => {
+        // Every third administrator is linked by the user's record, every third by e-mail, every third not at all.
+        let row = tenant.users.row(user).filter(|_| slot % 3 != 2);
+        let by_record = slot % 3 == 0 && row.is_some();
+        let (email, first, last) = match row {
+            Some(row) => {
                 let (first, last, _) = person(user);
                 let email = user_email(row, user);
-                let email = if link == 0 {
+                let email = if by_record {
                     email.to_lowercase()
                 } else {
                     email.to_uppercase()
                 };
-                (email, first.to_owned(), last.to_owned(), user)
+                (email, first, last)
             }
-            _ => {
-                let (first, last, name) = person(u32::MAX / 2 - slot);
-                let email = format!("admin.{name}@example.org");
-                // Some administrators never gave their names.
-                if salt & 1 == 0 {
-                    (email, String::new(), String::new(), NONE)
-                } else {
-                    (email, first.to_owned(), last.to_owned(), NONE)
-                }
-            }
+            None => admin_only(slot, salt),
         };
+        let user = if row.is_some() { user } else { NONE };
         tenant.admins.push(Admin {
             id,
             salt,
             email,
-            first,
-            last,
+            first: first.to_owned(),
+            last: last.to_owned(),
             roles: admin_roles(slot),
             user,
             overrides: None,
         });
-        if link == 0
-            && let Some(row) = tenant.users.row_mut(user)
-        {
+        if by_record && let Some(row) = tenant.users.row_mut(user) {
             row.admin = slot;
         }
+    }
+}
+
+/// E-mail address and names of an administrator without a directory user; some never gave their names.
+fn admin_only(slot: u32, salt: u64) -> (String, &'static str, &'static str) {
+    let (first, last, name) = person(slot.wrapping_mul(7).wrapping_add(3) % 2_000);
+    let email = format!("admin{slot}.{name}@example.org");
+    if salt & 1 == 0 {
+        (email, "", "")
+    } else {
+        (email, first, last)
     }
 }
 

@@ -30,9 +30,16 @@ impl Id {
         let kind = kind as u8;
         let family = mix(seed ^ (u64::from(kind) << 48));
         let body = mix(family.wrapping_add(number));
-        let [a, b, ..] = family.to_be_bytes();
-        let [c, d, e, f, g, h, i, j] = body.to_be_bytes();
-        Self([0x64, kind, a, b, c, d, e, f, g, h, i, j])
+        let mut id = [0x64, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let bytes = family
+            .to_be_bytes()
+            .into_iter()
+            .take(2)
+            .chain(body.to_be_bytes());
+        for (slot, byte) in id.iter_mut().skip(2).zip(bytes) {
+            *slot = byte;
+        }
+        Self(id)
     }
 
     /// The 24 hexadecimal digits, lower case.

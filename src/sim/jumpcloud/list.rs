@@ -516,6 +516,24 @@ mod tests {
         assert_eq!(cut(20, Twist::EndlessPaging), (0, 10, 40, Some(30)));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_query_makes_a_page_that_is_not_there(
+            query in r"(limit|skip|sort|fields|filter|targets)=[-a-z0-9%+:$,]{0,24}(&(limit|skip)=[0-9]{0,20})?",
+            length in 0_usize..300,
+        ) {
+            for dialect in [Dialect::V1, Dialect::V2, Dialect::V2Wrapped] {
+                let Ok(list) = ListQuery::parse(&query, dialect) else { continue };
+                proptest::prop_assert!((1..=100).contains(&list.limit));
+                for twist in [Twist::None, Twist::DuplicatePage, Twist::EndlessPaging] {
+                    let cut = cut(length, &list, twist);
+                    proptest::prop_assert!(cut.from <= cut.to && cut.to <= length);
+                    proptest::prop_assert!(cut.to - cut.from <= list.limit);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_permutation_visits_every_position_once() {
         for length in [0, 1, 2, 3, 10, 97, 100] {

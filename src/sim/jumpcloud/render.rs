@@ -196,6 +196,7 @@ struct Mfa {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are those of the wire")]
 struct MfaEnrollment {
     overall_status: &'static str,
     totp_status: &'static str,
@@ -325,7 +326,7 @@ fields!(USER_FIELDS, users, |tenant, slot, user, out| {
     "employeeType" => out.text_or_nothing(pick(&names::EMPLOYEE_TYPES, bits(user.salt, 41, 4)), user.salt),
     "manager" => match tenant.users.row(user.manager) {
         Some(manager) => out.id(manager.id),
-        None => out.nothing(bits(user.salt, 43, 2)),
+        None => out.nothing(u64::from(slot / 25)),
     },
     "organization" => out.id(tenant.organization),
     "created" => out.time(moment(AUTUMN_2020, user.salt)),

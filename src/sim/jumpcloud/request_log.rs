@@ -44,7 +44,7 @@ pub struct Counter {
 pub struct Requests {
     /// Requests, those to the simulator's own admin paths not counted.
     pub total: u64,
-    /// By method and path template, such as `GET /api/systemusers/{id}`.
+    /// By method and path template, such as `GET /api/systemusers/{id}`; what is not served counts as `unexpected`.
     pub by_endpoint: BTreeMap<String, Counter>,
     /// The most requests that were in work at one time.
     pub max_concurrency: usize,
@@ -93,15 +93,14 @@ impl RequestLog {
         if !entry.authenticated {
             requests.unauthenticated += 1;
         }
-        let endpoint = match template {
-            Some(template) => format!("{} {template}", entry.method),
-            None => {
-                if requests.unexpected.len() < UNEXPECTED {
-                    let line = format!("{} {}", entry.method, entry.path);
-                    requests.unexpected.push(line);
-                }
-                "unexpected".to_owned()
+        let endpoint = if let Some(template) = template {
+            format!("{} {template}", entry.method)
+        } else {
+            if requests.unexpected.len() < UNEXPECTED {
+                let line = format!("{} {}", entry.method, entry.path);
+                requests.unexpected.push(line);
             }
+            "unexpected".to_owned()
         };
         let counter = requests.by_endpoint.entry(endpoint).or_default();
         counter.total += 1;

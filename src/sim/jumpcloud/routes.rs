@@ -166,6 +166,10 @@ pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
     found
 }
 
+#[expect(
+    clippy::option_option,
+    reason = "whether the template matches, and whether it holds an id"
+)]
 fn match_template<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
     let mut id = None;
     let mut want = template.split('/');

@@ -330,7 +330,7 @@ fn app_edge(tenant: &Tenant, slot: u32) -> Option<Edge> {
     Some(Edge::to(tenant.apps.row(slot)?.id, "application"))
 }
 
-fn reached(edge: Edge, paths: Vec<Vec<Edge>>) -> Reached {
+fn reached(edge: &Edge, paths: Vec<Vec<Edge>>) -> Reached {
     Reached {
         id: edge.to.id,
         kind: edge.to.kind,
@@ -341,7 +341,7 @@ fn reached(edge: Edge, paths: Vec<Vec<Edge>>) -> Reached {
 
 fn direct(edge: Option<Edge>) -> Option<Reached> {
     let edge = edge?;
-    Some(reached(edge.clone(), vec![vec![edge]]))
+    Some(reached(&edge.clone(), vec![vec![edge]]))
 }
 
 fn group_members(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
@@ -412,7 +412,7 @@ fn app_users(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
                 }
             })
             .collect();
-        Some(reached(edge, paths))
+        Some(reached(&edge, paths))
     })
 }
 

@@ -92,18 +92,16 @@ async fn connection(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
 #[error("closed on purpose")]
 struct Closed;
 
-async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
+async fn answer(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Closed> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let query = parts.uri.query().unwrap_or_default();
-    if let Some(admin) = path.strip_prefix("/_sim/") {
-        let Some(body) = read(body).await else {
-            return Ok(send(
-                &Reply::error(400, false, Some("the body is too long or too slow")),
-                &[],
-            ));
-        };
-        return Ok(send(&sim_path(shared, &parts.method, admin, &body), &[]));
+    if let Some(own) = path.strip_prefix("/_sim/") {
+        let reply = sim_request(shared, parts.method.clone(), own.to_owned(), body).await;
+        return Ok(send(&reply, &[]));
     }
 
     let _in_work = shared.log.enter();
@@ -175,16 +173,15 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     }
 
     let body = if parts.method == Method::GET {
-        Bytes::new()
+        Some(Bytes::new())
     } else {
-        match read(body).await {
-            Some(body) => body,
-            None => {
-                entry.status = 413;
-                shared.log.record(Some(route.template), entry);
-                return Ok(send(&Reply::error(413, v2, Some("Payload Too Large")), &[]));
-            }
-        }
+        read(body).await
+    };
+    let Some(body) = body else {
+        entry.status = 413;
+        shared.log.record(Some(route.template), entry);
+        let reply = Reply::error(413, v2, Some("Payload Too Large"));
+        return Ok(send(&reply, &[]));
     };
     let reply = if route.endpoint == Endpoint::Token {
         let token = shared.access.token(&parts.headers, &body);
@@ -224,7 +221,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     shared.log.record(Some(route.template), entry);
 
     let link = link(&reply, fault.as_ref(), &parts.headers, path, query);
-    Ok(spoil(reply, fault, &link))
+    Ok(spoil(reply, fault.as_ref(), &link))
 }
 
 async fn wait(in_force: &InForce) {
@@ -317,7 +314,7 @@ fn respond(reply: &Reply, extra: &[(header::HeaderName, String)], body: Body) ->
 /// Applies the faults that change a finished answer, and sends it.
 fn spoil(
     mut reply: Reply,
-    fault: Option<Fault>,
+    fault: Option<&Fault>,
     extra: &[(header::HeaderName, String)],
 ) -> Response<Body> {
     let length = reply.body.len();
@@ -353,7 +350,7 @@ fn spoil(
         }
         Some(Fault::SlowDrip(over)) => {
             let size = length.div_ceil(20).max(1);
-            let pause = over / 20;
+            let pause = *over / 20;
             let pieces: Vec<Bytes> = reply
                 .body
                 .chunks(size)
@@ -367,7 +364,7 @@ fn spoil(
         }
         Some(Fault::OversizedBody(bytes)) => {
             const PIECE: u64 = 64 * 1024;
-            let pieces = stream::unfold(bytes, |left| async move {
+            let pieces = stream::unfold(*bytes, |left| async move {
                 let size = left.min(PIECE);
                 let piece = vec![b' '; usize::try_from(size).unwrap_or(0)];
                 (size > 0).then(|| (Ok::<_, Infallible>(Bytes::from(piece)), left - size))
@@ -417,6 +414,17 @@ fn rewrite_rows(body: &mut Vec<u8>, change: &dyn Fn(&str, &mut Value)) {
         None => fields(&mut value, change),
     }
     *body = value.to_string().into_bytes();
+}
+
+/// A request to one of the simulator's own paths; the truth of a big organisation takes seconds, hence the other thread.
+async fn sim_request(shared: &Arc<Shared>, method: Method, path: String, body: Incoming) -> Reply {
+    let Some(body) = read(body).await else {
+        return Reply::error(413, false, Some("the body is too long or too slow"));
+    };
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || sim_path(&shared, &method, &path, &body))
+        .await
+        .unwrap_or_else(|_ended| Reply::error(500, false, None))
 }
 
 /// The simulator's own paths, which need no key.

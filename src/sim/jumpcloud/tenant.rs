@@ -278,7 +278,7 @@ pub struct Tenant {
 }
 
 /// A user to add; everything not said is derived from the seed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewUser {
     /// What the account is like.
     pub status: Status,
@@ -560,7 +560,8 @@ pub(super) fn person(slot: u32) -> (&'static str, &'static str, String) {
 /// The e-mail address of a user; some are written with capitals.
 pub(super) fn user_email(user: &User, slot: u32) -> String {
     let (.., name) = person(slot);
-    if user.salt >> 20 & 15 == 0 {
+    // One in sixteen.
+    if (user.salt >> 20).is_multiple_of(16) {
         let mut capital = String::with_capacity(name.len() + 12);
         let mut start = true;
         for letter in name.chars() {

@@ -21,10 +21,10 @@ pub(super) const TOKEN_ENDPOINT: &str = "/oauth2/token";
 /// The largest token answer that is accepted.
 pub(super) const MAX_TOKEN_BODY_BYTES: usize = 64 * 1024;
 /// How long before its end a token is fetched anew; half its life for tokens that live shorter than twice this.
-const REFRESH_MARGIN: Duration = Duration::from_secs(60);
+const REFRESH_MARGIN: Duration = Duration::from_mins(1);
 /// The life of a token whose answer does not tell.
-const DEFAULT_LIFE: Duration = Duration::from_secs(300);
-const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+const DEFAULT_LIFE: Duration = Duration::from_mins(5);
+const MAX_LIFE: Duration = Duration::from_hours(24);
 const MAX_KEY_BYTES: usize = 8 * 1024;
 
 /// The credentials in use, with the token that was fetched with them.
@@ -162,9 +162,12 @@ pub(super) fn bearer(token: &SecretString) -> Result<Proof, Error> {
 }
 
 fn sensitive(text: &str) -> Result<HeaderValue, Error> {
-    let mut value = HeaderValue::from_str(text).map_err(|_| Error::Invalid {
-        what: "the JumpCloud credential holds characters that no HTTP header may hold".to_owned(),
-    })?;
+    let mut value = HeaderValue::from_str(text)
+        .ok()
+        .ok_or_else(|| Error::Invalid {
+            what: "the JumpCloud credential holds characters that no HTTP header may hold"
+                .to_owned(),
+        })?;
     value.set_sensitive(true);
     Ok(value)
 }

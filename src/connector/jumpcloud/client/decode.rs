@@ -17,7 +17,7 @@ pub(super) struct Problem {
     /// The path of the field, `.` for the whole.
     pub(super) field: String,
     /// What is wrong, without the value.
-    pub(super) problem: String,
+    pub(super) what: String,
     /// Whether the text is not JSON at all (cut off, HTML, empty), which a second attempt may mend.
     pub(super) garbled: bool,
 }
@@ -26,7 +26,7 @@ impl Problem {
     pub(super) fn new(field: &str, problem: impl Into<String>) -> Self {
         Self {
             field: field.to_owned(),
-            problem: problem.into(),
+            what: problem.into(),
             garbled: false,
         }
     }
@@ -78,14 +78,16 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
             } else {
                 ".".to_owned()
             },
-            problem: problem(error.inner(), body),
+            what: problem(error.inner(), body),
             garbled: !error.inner().is_data(),
         }
     })?;
-    deserializer.end().map_err(|_| Problem {
-        garbled: true,
-        ..Problem::new(".", "text follows after the end of the JSON")
-    })?;
+    if deserializer.end().is_err() {
+        return Err(Problem {
+            garbled: true,
+            ..Problem::new(".", "text follows after the end of the JSON")
+        });
+    }
     Ok(decoded)
 }
 
@@ -272,11 +274,11 @@ mod tests {
         for (body, field, problem) in cases {
             let error = json::<Wrapped<Row>>(body.as_bytes()).unwrap_err();
             assert_eq!(
-                (error.field.as_str(), error.problem.as_str()),
+                (error.field.as_str(), error.what.as_str()),
                 (field, problem)
             );
             assert!(!error.garbled, "{body}");
-            assert!(!error.problem.contains("private"), "{error:?}");
+            assert!(!error.what.contains("private"), "{error:?}");
         }
     }
 
@@ -293,8 +295,8 @@ mod tests {
         for (body, words) in cases {
             let error = json::<Wrapped<Row>>(body.as_bytes()).unwrap_err();
             assert!(error.garbled, "{body}");
-            assert!(error.problem.contains(words), "{error:?}");
-            assert!(!error.problem.contains("private"), "{error:?}");
+            assert!(error.what.contains(words), "{error:?}");
+            assert!(!error.what.contains("private"), "{error:?}");
         }
     }
 

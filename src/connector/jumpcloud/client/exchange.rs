@@ -184,7 +184,8 @@ impl Shared {
             tracing::debug!(http.endpoint = template, attempt, delay_ms, reason = %error,
                 "JumpCloud request failed and will be repeated");
         } else {
-            tracing::warn!(http.endpoint = template, attempt, delay_ms, reason = %error,
+            // JumpCloud's own words may name a person, so they stay below this level.
+            tracing::warn!(http.endpoint = template, attempt, delay_ms, reason = %summary(error),
                 "JumpCloud request keeps failing and will be repeated");
         }
         // A throttle is waited for in the limiter, together with everybody else.
@@ -244,9 +245,14 @@ impl Shared {
                 "the organisation's JumpCloud plan does not include this",
             )
         } else if status == StatusCode::NOT_FOUND && is_root_listing(call) {
+            let organisation = if with_org {
+                " and the organisation id"
+            } else {
+                ""
+            };
             join(
                 &message,
-                &format!("check the base URL: {host} does not serve this path"),
+                &format!("{host} does not serve this; check the base URL{organisation}"),
             )
         } else {
             message
@@ -410,6 +416,9 @@ impl Shared {
             });
         }
         let asked = retry::retry_after(response.headers(), SystemClock.now());
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            self.count(TOKEN_ENDPOINT, |stats| stats.throttled += 1);
+        }
         let location = text(response.headers(), &LOCATION).map(str::to_owned);
         let body = http::read_beginning(response, MAX_ERROR_BODY_BYTES).await;
         let encoded = basic.to_str().unwrap_or_default();
@@ -482,6 +491,14 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
+fn summary(error: &Error) -> String {
+    match error {
+        Error::Http { status, .. } => format!("status {status}"),
+        Error::Transport { kind, .. } => format!("no answer ({kind})"),
+        _ => "unreadable answer".to_owned(),
+    }
+}
+
 fn join(message: &str, more: &str) -> String {
     if message.is_empty() {
         more.to_owned()
@@ -538,6 +555,6 @@ pub(super) fn decode_error(
         method,
         endpoint,
         field: problem.field,
-        problem: problem.problem,
+        problem: problem.what,
     }
 }

@@ -205,18 +205,20 @@ fn page<T: DeserializeOwned>(
 
 /// Whether a `Link` header names a next page; one on another origin is refused.
 fn has_next(link: Option<&str>, from: &Url) -> Result<bool, Problem> {
-    let Some(link) = link else { return Ok(false) };
-    for entry in link.split(",<").flat_map(|part| part.split(", <")) {
-        let entry = entry.trim().trim_start_matches('<');
-        let Some((target, parameters)) = entry.split_once('>') else {
-            continue;
-        };
+    let mut rest = link.unwrap_or_default();
+    while let Some((target, more)) = rest
+        .split_once('<')
+        .and_then(|(_, rest)| rest.split_once('>'))
+    {
+        let parameters = more
+            .split_once('<')
+            .map_or(more, |(parameters, _)| parameters);
+        rest = more;
         let is_next = parameters.split(';').any(|parameter| {
             parameter.split_once('=').is_some_and(|(name, value)| {
                 name.trim().eq_ignore_ascii_case("rel")
                     && value
-                        .trim()
-                        .trim_matches('"')
+                        .trim_matches([' ', ',', '"'])
                         .split_ascii_whitespace()
                         .any(|relation| relation.eq_ignore_ascii_case("next"))
             })
@@ -395,6 +397,8 @@ async fn chunk<T: DeserializeOwned>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -444,6 +448,18 @@ mod tests {
         for (link, expected) in cases {
             let found = has_next(link.as_deref(), &from);
             assert_eq!(found.ok(), expected, "{link:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_link_header_leads_to_another_origin(
+            head in "[ -~]{0,30}", host in "[a-z.]{1,12}", tail in "[ -~]{0,30}"
+        ) {
+            let from = Url::parse("https://console.jumpcloud.com/api").unwrap();
+            let link = format!("<https://{host}/>; rel=next");
+            prop_assert!(!matches!(has_next(Some(&link), &from), Ok(true)));
+            let _any_answer_but_a_panic = has_next(Some(&format!("{head}<{tail}>{head}")), &from);
         }
     }
 }

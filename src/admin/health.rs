@@ -1,0 +1,204 @@
+//! What is known about the health of the process: readiness latches, the watchdog of the poll loop, and the cached
+//! check of the directory.
+//!
+//! Latches and watchdog never ask a peer anything: an outage of ConductorOne or of the directory makes a process
+//! neither dead nor unready. The check does ask, at most once in ten seconds however often it is probed.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    connector::Connector,
+    error::chain,
+    supervisor::{Supervisor, guarded},
+};
+
+/// How long the loop may be silent at least before it counts as stuck.
+const SILENCE: Duration = Duration::from_secs(600);
+/// What is added to twice the wait that the loop announced.
+const SLACK: Duration = Duration::from_secs(60);
+
+/// The state of the worker loop, as told by the loop. Time is that of `tokio::time`.
+#[derive(Debug, Default)]
+pub struct Health {
+    started: AtomicBool,
+    stopping: AtomicBool,
+    beat: Mutex<Option<Beat>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Beat {
+    at: Instant,
+    allowed: Duration,
+}
+
+impl Health {
+    /// The state of a loop that has not begun.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The first Hello was accepted.
+    pub fn start(&self) {
+        self.started.store(true, Ordering::Release);
+        self.beat(Duration::ZERO);
+    }
+
+    /// The loop is stopping for good; readiness never comes back.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// The loop got on, and will be silent for about `wait` from now.
+    pub fn beat(&self, wait: Duration) {
+        *lock(&self.beat) = Some(Beat {
+            at: Instant::now(),
+            allowed: SILENCE.max(wait.saturating_mul(2).saturating_add(SLACK)),
+        });
+    }
+
+    /// Whether the loop has begun, whether or not a peer has answered yet.
+    pub fn has_begun(&self) -> bool {
+        lock(&self.beat).is_some()
+    }
+
+    /// Whether tasks are being accepted: the first Hello was accepted and shutdown has not begun.
+    pub fn is_ready(&self) -> bool {
+        self.started.load(Ordering::Acquire) && !self.stopping.load(Ordering::Acquire)
+    }
+
+    /// How long the loop has been silent beyond what is allowed; `None` while it is well or has not begun.
+    ///
+    /// While the process is stopping the loop waits for its tasks, which is no fault.
+    pub fn stuck_for(&self) -> Option<Duration> {
+        if self.stopping.load(Ordering::Acquire) {
+            return None;
+        }
+        let beat = (*lock(&self.beat))?;
+        let silent = beat.at.elapsed();
+        (silent > beat.allowed).then_some(silent)
+    }
+}
+
+/// How long a verdict is good for.
+const FRESH: Duration = Duration::from_secs(10);
+/// How long a check may take, as in the SDK.
+const CHECK_LIMIT: Duration = Duration::from_secs(30);
+
+/// Healthy, or what is wrong in words that hold no secret.
+pub type Verdict = Result<(), String>;
+
+/// The check of the directory's credentials and permissions, run at most once in ten seconds.
+///
+/// A check runs on when the probe that began it has gone away: probes are often less patient than the directory is
+/// slow, and each would otherwise begin anew.
+pub struct ConnectorCheck {
+    connector: Arc<dyn Connector>,
+    supervisor: Supervisor,
+    state: Arc<Mutex<Check>>,
+}
+
+#[derive(Debug, Default)]
+enum Check {
+    #[default]
+    Never,
+    Running(watch::Receiver<Option<Verdict>>),
+    Done {
+        at: Instant,
+        verdict: Verdict,
+    },
+}
+
+impl fmt::Debug for ConnectorCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectorCheck")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConnectorCheck {
+    /// A check of this connector, run under this supervisor.
+    pub fn new(connector: Arc<dyn Connector>, supervisor: Supervisor) -> Self {
+        Self {
+            connector,
+            supervisor,
+            state: Arc::default(),
+        }
+    }
+
+    /// The verdict of the last ten seconds, of the check under way, or of a new one. Takes 30 s at most; cancel-safe.
+    pub async fn verdict(&self) -> Verdict {
+        let mut coming = {
+            let mut state = lock(&self.state);
+            match &*state {
+                Check::Done { at, verdict } if at.elapsed() < FRESH => return verdict.clone(),
+                Check::Running(coming) => coming.clone(),
+                Check::Never | Check::Done { .. } => {
+                    let was_good = !matches!(
+                        &*state,
+                        Check::Done {
+                            verdict: Err(_),
+                            ..
+                        }
+                    );
+                    let coming = self.begin(was_good);
+                    *state = Check::Running(coming.clone());
+                    coming
+                }
+            }
+        };
+        match coming.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(verdict)) => verdict.clone(),
+            Ok(None) | Err(_) => Err("the check was broken off".to_owned()),
+        }
+    }
+
+    fn begin(&self, was_good: bool) -> watch::Receiver<Option<Verdict>> {
+        let (sender, coming) = watch::channel(None);
+        let connector = Arc::clone(&self.connector);
+        let state = Arc::clone(&self.state);
+        let shutdown = self.supervisor.shutdown_token();
+        self.supervisor.spawn("the health check of the directory", async move {
+            let check = timeout(CHECK_LIMIT, guarded(connector.validate()));
+            let verdict = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Err("the connector is shutting down".to_owned()),
+                checked = check => match checked {
+                    Ok(Ok(Ok(_warnings))) => Ok(()),
+                    Ok(Ok(Err(error))) => Err(chain(&error)),
+                    Ok(Err(panic)) => Err(format!("the check failed unexpectedly: {panic}")),
+                    Err(_elapsed) => Err(format!("no verdict within {} s", CHECK_LIMIT.as_secs())),
+                },
+            };
+            match &verdict {
+                Err(problem) if was_good => {
+                    tracing::warn!(error = problem, "the health check of the directory fails");
+                }
+                Ok(()) if !was_good => tracing::info!("the health check of the directory passes again"),
+                _ => {}
+            }
+            *lock(&state) = Check::Done {
+                at: Instant::now(),
+                verdict: verdict.clone(),
+            };
+            sender.send_replace(Some(verdict));
+        });
+        coming
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,304 @@
+//! One task from acceptance to report.
+
+use std::{
+    collections::BTreeSet,
+    future::pending,
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    NO_ANSWER, Shared, count, heartbeat, lock, millis,
+    outcome::{self, Cause, End},
+    pace::Backoff,
+};
+use crate::{
+    control_plane::TaskResult,
+    error::{Class, Classify, Code, chain},
+    handlers::{Context, Kind},
+    proto::baton,
+    supervisor::guarded,
+};
+
+/// The right to work on a task id; while it is held, a second delivery is ignored.
+pub(super) struct Claim {
+    id: String,
+    known: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Claim {
+    /// `None` if the id is claimed already.
+    pub(super) fn new(id: &str, known: &Arc<Mutex<BTreeSet<String>>>) -> Option<Self> {
+        lock(known).insert(id.to_owned()).then(|| Self {
+            id: id.to_owned(),
+            known: Arc::clone(known),
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.known).remove(&self.id);
+    }
+}
+
+/// Asks the handler to stop, once, and remembers why.
+#[derive(Default)]
+struct Stop {
+    token: CancellationToken,
+    cause: OnceLock<Cause>,
+}
+
+impl Stop {
+    fn request(&self, cause: Cause) {
+        // The first cause counts.
+        if self.cause.set(cause).is_ok() {
+            self.token.cancel();
+        }
+    }
+}
+
+/// A task that was accepted.
+pub(super) struct Job {
+    pub(super) task: baton::Task,
+    pub(super) kind: Kind,
+    pub(super) shared: Arc<Shared>,
+    pub(super) slots: Arc<Semaphore>,
+}
+
+impl Job {
+    /// Works on the task and reports it; gives back the slot that was used, if any.
+    pub(super) async fn run(
+        &self,
+        slot: Option<OwnedSemaphorePermit>,
+    ) -> Option<OwnedSemaphorePermit> {
+        let stop = Stop::default();
+        let work = async {
+            let begun = Instant::now();
+            let slot = match slot {
+                Some(slot) => Some(slot),
+                None => self.wait_for_slot(&stop).await,
+            };
+            let end = if slot.is_some() {
+                self.work(&stop).await
+            } else {
+                End::Stopped
+            };
+            self.report(end, stop.cause.get().copied(), begun).await;
+            slot
+        };
+        let heartbeats = async {
+            let cause = heartbeat::beat(
+                self.shared.control_plane.as_ref(),
+                &self.task.id,
+                self.kind,
+                &self.shared.settings.timing,
+            )
+            .await;
+            stop.request(cause);
+            pending::<()>().await;
+        };
+        let shutdown = async {
+            self.shared.abort.cancelled().await;
+            stop.request(Cause::ShutDown);
+            pending::<()>().await;
+        };
+        tokio::select! {
+            slot = work => slot,
+            // Neither of these two ends.
+            () = heartbeats => None,
+            () = shutdown => None,
+        }
+    }
+
+    async fn wait_for_slot(&self, stop: &Stop) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = stop.token.cancelled() => None,
+            () = self.shared.stopping.cancelled() => {
+                stop.request(Cause::ShutDown);
+                None
+            }
+            slot = Arc::clone(&self.slots).acquire_owned() => slot.ok(),
+        }
+    }
+
+    /// Runs the handler; one that was asked to stop and does not is dropped.
+    async fn work(&self, stop: &Stop) -> End {
+        if self.shared.stopping.is_cancelled() {
+            // It came with the last poll, after the process was told to end.
+            stop.request(Cause::ShutDown);
+            return End::Stopped;
+        }
+        let context = Context {
+            task_id: &self.task.id,
+            kind: self.kind,
+            cancel: &stop.token,
+            control_plane: self.shared.control_plane.as_ref(),
+        };
+        let handler = self.shared.registry.handler(self.kind);
+        let handled = guarded(async { handler.handle(&self.task, context).await });
+        let mut handled = std::pin::pin!(handled);
+        let ended = tokio::select! {
+            biased;
+            ended = &mut handled => Some(ended),
+            () = stop.token.cancelled() => {
+                let limit = self.stop_limit(stop);
+                timeout(limit, handled).await.ok()
+            }
+        };
+        match ended {
+            Some(Ok(returned)) => End::Returned(returned),
+            Some(Err(text)) => {
+                count(&self.shared.counters.panicked);
+                End::Panicked(text)
+            }
+            None => {
+                tracing::warn!(
+                    task.id = self.task.id,
+                    task.kind = self.kind.name(),
+                    "a handler did not stop in time and was dropped"
+                );
+                End::Stopped
+            }
+        }
+    }
+
+    /// At shutdown half of the margin is left for the report.
+    fn stop_limit(&self, stop: &Stop) -> Duration {
+        let settings = &self.shared.settings;
+        match stop.cause.get() {
+            Some(Cause::ShutDown) => settings.timing.stop_limit.min(settings.shutdown_margin / 2),
+            _ => settings.timing.stop_limit,
+        }
+    }
+
+    async fn report(&self, end: End, cause: Option<Cause>, begun: Instant) {
+        let Some(result) = outcome::result(self.kind, end, cause) else {
+            count(&self.shared.counters.reported);
+            tracing::info!(
+                task.id = self.task.id,
+                task.kind = self.kind.name(),
+                duration_ms = millis(begun.elapsed()),
+                "a task was answered"
+            );
+            return;
+        };
+        self.log(&result, begun);
+        match self.finish(result).await {
+            Ok(attempts) => {
+                count(&self.shared.counters.reported);
+                tracing::debug!(task.id = self.task.id, attempts, "a result was reported");
+            }
+            Err(problem) => {
+                let lost = self.shared.counters.lost.fetch_add(1, Ordering::Relaxed) + 1;
+                tracing::error!(
+                    task.id = self.task.id,
+                    task.kind = self.kind.name(),
+                    error = problem,
+                    lost,
+                    "the result of a task could not be reported and is lost; ConductorOne will let the task run out"
+                );
+            }
+        }
+    }
+
+    fn log(&self, result: &TaskResult, begun: Instant) {
+        let duration_ms = millis(begun.elapsed());
+        match result {
+            TaskResult::Success { .. } => tracing::info!(
+                task.id = self.task.id,
+                task.kind = self.kind.name(),
+                duration_ms,
+                "a task is done"
+            ),
+            TaskResult::Error {
+                status,
+                non_retryable,
+                ..
+            } => {
+                let code = Code::from_number(status.code);
+                // Cancelled and handed-back tasks are no failure that a person should look at.
+                if matches!(code, Code::Cancelled) {
+                    tracing::info!(
+                        task.id = self.task.id,
+                        task.kind = self.kind.name(),
+                        duration_ms,
+                        reason = status.message,
+                        "a task was stopped"
+                    );
+                } else {
+                    tracing::error!(
+                        task.id = self.task.id,
+                        task.kind = self.kind.name(),
+                        duration_ms,
+                        code = %code,
+                        error = status.message,
+                        non_retryable,
+                        "a task failed"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Reports a result, again and again within the budget; answers with the number of attempts.
+    ///
+    /// The SDK tries once; this one call decides whether finished work is repeated.
+    async fn finish(&self, result: TaskResult) -> Result<u32, String> {
+        let timing = &self.shared.settings.timing;
+        let budget_end = Instant::now() + timing.finish_budget;
+        let mut process_end = self.shared.end.subscribe();
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        loop {
+            let deadline = process_end
+                .borrow_and_update()
+                .map_or(budget_end, |end| end.min(budget_end));
+            let attempt_end = deadline.min(Instant::now() + timing.call_limit);
+            let attempt = self
+                .shared
+                .control_plane
+                .finish(&self.task.id, result.clone());
+            let (wait, problem) = match timeout_at(attempt_end, attempt).await {
+                Ok(Ok(())) => return Ok(backoff.attempts() + 1),
+                Ok(Err(error)) if is_refused(&error) => return Err(chain(&error)),
+                Ok(Err(error)) => (backoff.after(error.class()), chain(&error)),
+                Err(_elapsed) => (backoff.next(), NO_ANSWER.to_owned()),
+            };
+            let next = Instant::now() + wait;
+            if next >= deadline {
+                return Err(problem);
+            }
+            tracing::debug!(
+                task.id = self.task.id,
+                error = problem,
+                attempts = backoff.attempts(),
+                wait_ms = millis(wait),
+                "a report failed and is repeated"
+            );
+            tokio::select! {
+                biased;
+                () = sleep_until(next) => {}
+                // Less time is left than was thought: try at once.
+                Ok(()) = process_end.changed() => {}
+            }
+        }
+    }
+}
+
+/// Whether repeating the same report cannot help.
+///
+/// An unknown code is what a proxy or a plain server error looks like, so it is tried again.
+fn is_refused(error: &crate::control_plane::Error) -> bool {
+    match error.class() {
+        Class::Permanent => error.code() != Code::Unknown,
+        Class::NotFound => true,
+        Class::Retryable | Class::Throttled(_) | Class::Auth | Class::Cancelled => false,
+    }
+}
