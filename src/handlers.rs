@@ -423,4 +423,3 @@ fn quoted(name: &str) -> String {
         None => format!("{name:?}"),
     }
 }
-
