@@ -1,4 +1,4 @@
-//! The client assertion: a compact JWS signed with EdDSA.
+//! The client assertion: a compact JWS signed with `EdDSA`.
 //!
 //! Owns the exact header and claims that the token endpoint expects. It signs only; nothing here verifies.
 
@@ -12,11 +12,15 @@ use serde::Serialize;
 use super::{hex, jwk::Ed25519Jwk};
 
 /// How long an assertion is valid, and how far its `nbf` lies in the past for the sake of slow clocks.
-pub const ASSERTION_WINDOW: Duration = Duration::from_secs(120);
+pub const ASSERTION_WINDOW: Duration = Duration::from_mins(2);
 
 /// The assertion could not be made.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
+#[expect(
+    clippy::error_impl_error,
+    reason = "each boundary has one error, and its module names it"
+)]
 pub enum Error {
     /// The system has no randomness to give.
     #[error("the system gave no random bytes")]
