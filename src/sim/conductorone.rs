@@ -207,6 +207,11 @@ impl ConductorOneSim {
         credentials::expose(&self.control.0.client.secret)
     }
 
+    /// The same as [`ConductorOneSim::client_secret`].
+    pub fn client_secret_text(&self) -> &str {
+        self.client_secret()
+    }
+
     /// The certificate of the authority that signed the simulator's own.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
