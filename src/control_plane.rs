@@ -90,10 +90,6 @@ pub trait ControlPlane: Send + Sync + 'static {
 /// A call to ConductorOne that did not succeed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[expect(
-    clippy::error_impl_error,
-    reason = "each boundary has one error, and its module names it"
-)]
 pub enum Error {
     /// Client id, client secret or API host cannot be used.
     #[error("the ConductorOne credentials cannot be used")]

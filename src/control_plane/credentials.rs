@@ -18,10 +18,6 @@ const MAX_LEN: usize = 16 * 1024;
 /// Why a client id or a client secret cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-#[expect(
-    clippy::error_impl_error,
-    reason = "each boundary has one error, and its module names it"
-)]
 pub enum Error {
     /// The client id cannot be used.
     #[error("client id: {0}; copy it again from the connector's page in ConductorOne")]

@@ -30,10 +30,6 @@ pub(crate) const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 /// Why a JWK cannot be used. Members are named, values are never shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-#[expect(
-    clippy::error_impl_error,
-    reason = "each boundary has one error, and its module names it"
-)]
 pub enum Error {
     /// The bytes are not JSON.
     #[error("is not JSON ({len} bytes, unreadable at line {line} column {column})")]

@@ -17,10 +17,6 @@ pub const ASSERTION_WINDOW: Duration = Duration::from_mins(2);
 /// The assertion could not be made.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-#[expect(
-    clippy::error_impl_error,
-    reason = "each boundary has one error, and its module names it"
-)]
 pub enum Error {
     /// The system has no randomness to give.
     #[error("the system gave no random bytes")]
