@@ -25,11 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::health::Health,
     control_plane::{self, ControlPlane, Polled},
     error::{Class, Classify, Code, chain},
     handlers::{Kind, Registry},
     proto::baton,
+    supervisor::health::Health,
 };
 
 pub mod heartbeat;
