@@ -45,7 +45,7 @@ use self::{
 /// The most tasks that run at once, and the most that the server hands out in one answer.
 pub const MAX_CONCURRENCY: usize = 100;
 /// The most that the server may delay the next poll; longer wishes are cut, as in the SDK.
-const MAX_NEXT_POLL: Duration = Duration::from_secs(300);
+const MAX_NEXT_POLL: Duration = Duration::from_mins(5);
 /// Keeps a server that asks for a tiny delay from turning the loop into a spin.
 const POLL_FLOOR: Duration = Duration::from_millis(100);
 /// How often the loop says that it is alive while it waits.
@@ -106,9 +106,9 @@ impl Default for Timing {
             last_poll_limit: Duration::from_secs(2),
             idle_poll: Duration::from_secs(1),
             heartbeat: Duration::from_secs(30),
-            heartbeat_lost_after: Duration::from_secs(600),
+            heartbeat_lost_after: Duration::from_mins(10),
             stop_limit: Duration::from_secs(30),
-            finish_budget: Duration::from_secs(300),
+            finish_budget: Duration::from_mins(5),
         }
     }
 }
@@ -129,7 +129,7 @@ pub struct Counters {
 pub struct Counts {
     /// Tasks that were accepted.
     pub accepted: u64,
-    /// Tasks whose end the server knows: FinishTask was answered, or a hello task was answered by Hello.
+    /// Tasks whose end the server knows: `FinishTask` was answered, or a hello task was answered by Hello.
     pub reported: u64,
     /// Tasks whose report never got through.
     pub lost: u64,
@@ -176,7 +176,9 @@ pub enum Error {
 impl Error {
     /// The exit code of the process: 1, as for every failure that is not a bad configuration.
     pub const fn exit_code(&self) -> u8 {
-        1
+        match self {
+            Self::HelloRefused { .. } => 1,
+        }
     }
 }
 
@@ -273,7 +275,7 @@ async fn say_hello(
     timing: &Timing,
     shutdown: &CancellationToken,
 ) -> Result<Hello, Error> {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(5));
     loop {
         let call = timeout(timing.call_limit, control_plane.hello(registry.hello("")));
         let answer = tokio::select! {
@@ -596,4 +598,3 @@ fn is_task_id(id: &str) -> bool {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-

@@ -27,13 +27,19 @@ struct End {
 
 impl From<cli::CliError> for End {
     fn from(error: cli::CliError) -> Self {
-        Self { message: error.to_string(), code: error.exit_code() }
+        Self {
+            message: error.to_string(),
+            code: error.exit_code(),
+        }
     }
 }
 
 impl From<app::Failure> for End {
     fn from(failure: app::Failure) -> Self {
-        Self { message: failure.message, code: failure.exit_code }
+        Self {
+            message: failure.message,
+            code: failure.exit_code,
+        }
     }
 }
 
@@ -60,9 +66,9 @@ fn run() -> Result<(), End> {
         }
         Command::HealthCheck(check) => Ok(block_on(cli::health_check(&check))??),
         Command::ConfigSchema => print(&cli::config_schema_json()?),
-        Command::Capabilities => {
-            print(&cli::capabilities_json(&jumpcloud::metadata().capabilities.unwrap_or_default())?)
-        }
+        Command::Capabilities => print(&cli::capabilities_json(
+            &jumpcloud::metadata().capabilities.unwrap_or_default(),
+        )?),
         Command::CheckConfig(config) => print(&config.describe()),
         Command::Version => print(&format!("{}\n", cli::version())),
         Command::Docs => print(&cli::configuration_table()),
@@ -72,8 +78,12 @@ fn run() -> Result<(), End> {
 
 /// Starts logging and the one TLS provider; says what the operator should know about the configuration.
 fn start(config: &Config) -> Result<LogControl, End> {
-    let log = telemetry::init(&config.log, &config.secrets(), Arc::new(SystemClock))
-        .map_err(|error| End { message: baton_jumpcloud::error::chain(&error), code: 1 })?;
+    let log = telemetry::init(&config.log, &config.secrets(), Arc::new(SystemClock)).map_err(
+        |error| End {
+            message: baton_jumpcloud::error::chain(&error),
+            code: 1,
+        },
+    )?;
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
@@ -88,7 +98,10 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, End> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| End { message: format!("cannot start the runtime: {error}"), code: 1 })?;
+        .map_err(|error| End {
+            message: format!("cannot start the runtime: {error}"),
+            code: 1,
+        })?;
     let output = runtime.block_on(future);
     // Dropping the runtime would wait without limit for what still blocks, such as a name that is being resolved.
     runtime.shutdown_timeout(BLOCKING_LIMIT);
@@ -98,5 +111,8 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, End> {
 fn print(text: &str) -> Result<(), End> {
     std::io::stdout()
         .write_all(text.as_bytes())
-        .map_err(|error| End { message: format!("cannot write to standard output: {error}"), code: 1 })
+        .map_err(|error| End {
+            message: format!("cannot write to standard output: {error}"),
+            code: 1,
+        })
 }

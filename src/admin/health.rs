@@ -25,9 +25,9 @@ use crate::{
 };
 
 /// How long the loop may be silent at least before it counts as stuck.
-const SILENCE: Duration = Duration::from_secs(600);
+const SILENCE: Duration = Duration::from_mins(10);
 /// What is added to twice the wait that the loop announced.
-const SLACK: Duration = Duration::from_secs(60);
+const SLACK: Duration = Duration::from_mins(1);
 
 /// The state of the worker loop, as told by the loop. Time is that of `tokio::time`.
 #[derive(Debug, Default)]

@@ -180,7 +180,7 @@ fn entitlements(reader: &Reader, sync_id: &str, limit: usize) -> anyhow::Result<
         ("OF", Align::Left),
         ("DIRECT", Align::Right),
         ("INHERITED", Align::Right),
-        ("BY GROUPS", Align::Right),
+        ("GROUPS", Align::Right),
     ]);
     let mut by_type: BTreeMap<String, Vec<v2::Entitlement>> = BTreeMap::new();
     let mut total = 0_u64;
