@@ -395,6 +395,30 @@ pub fn entries(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The first of these wrappers under which a program runs here.
+pub async fn permitted<'a>(wrappers: &[&'a [&'a str]]) -> Option<&'a [&'a str]> {
+    for wrapper in wrappers {
+        let probe = Command::new(wrapper[0])
+            .args(&wrapper[1..])
+            .arg("true")
+            .output()
+            .await;
+        if probe.is_ok_and(|probe| probe.status.success()) {
+            return Some(wrapper);
+        }
+    }
+    None
+}
+
+/// Says that a test has checked nothing.
+#[expect(
+    clippy::print_stderr,
+    reason = "a test that checks nothing must say so"
+)]
+pub fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(60);
@@ -431,6 +455,11 @@ impl Daemon {
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .find(|line| line["msg"] == message)
             .and_then(|line| line[field].as_str().map(str::to_owned))
+    }
+
+    /// Closes our ends of the pipes to the child.
+    pub async fn close_output(&mut self) {
+        self.readers.shutdown().await;
     }
 
     /// SIGTERM; asserts that the end is a good one.

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use baton_jumpcloud::{
     c1z::Reader,
     sim::{
-        conductorone::{Finish, Rpc, Stage},
+        conductorone::{Config, Finish, Rpc, Stage},
         jumpcloud::{FULL_KEY, HELP_DESK_KEY},
     },
 };
@@ -20,7 +20,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::daemon::{Daemon, Exit, Launch, PATIENCE, Scene, assert_truth, entries};
+use crate::daemon::{
+    Daemon, Exit, Launch, PATIENCE, Scene, assert_truth, entries, permitted, skipped, small,
+};
 
 const STOPPING: &str = "no more tasks are asked for";
 const LONG: Duration = Duration::from_secs(600);
@@ -174,6 +176,75 @@ async fn a_second_signal_ends_the_process_at_once_and_the_next_start_clears_what
 }
 
 #[tokio::test]
+async fn a_daemon_without_server_ends_within_its_grace_too() {
+    let scene = Scene::start().await;
+    let (daemon, task) = in_a_sync(&scene, scene.service().flag("shutdown-grace", "6s")).await;
+    scene.cloud.begin_outage();
+    let begun = Instant::now();
+    daemon.terminate().await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(scene.cloud.task(&task).unwrap().finishes, 0);
+}
+
+#[tokio::test]
+async fn the_task_of_a_killed_daemon_is_taken_over_by_the_next() {
+    let config = Config {
+        lease: Duration::from_secs(3),
+        ..Config::default()
+    };
+    let scene = Scene::of(config, small()).await;
+    let (daemon, task) = in_a_sync(&scene, scene.service()).await;
+    daemon.signal(Signal::KILL);
+    assert_eq!(daemon.ended_leaving().await.code, None);
+    hurry(&scene);
+    let daemon = scene.serving(scene.service()).await;
+    scene.expect_truth(&task).await;
+    assert_eq!(scene.cloud.task(&task).unwrap().deliveries, 2);
+    daemon.terminate().await;
+    scene.cloud.assert_clean();
+}
+
+#[tokio::test]
+async fn a_second_daemon_in_the_same_folder_leaves_the_files_of_the_first_alone() {
+    let scene = Scene::start().await;
+    let (first, task) = in_a_sync(&scene, scene.service()).await;
+    let held = entries(&scene.work_dir());
+    let launch = scene.service().variable("BATON_HOST_ID", "second");
+    let second = scene.serving(launch).await;
+    assert_eq!(entries(&scene.work_dir()), held);
+    assert_eq!(held.len(), 1);
+    scene.cloud.cancel(&task);
+    assert_eq!(scene.finish(&task).await.code(), 1);
+    hurry(&scene);
+    first.terminate().await;
+    second.terminate().await;
+    scene.cloud.assert_clean();
+}
+
+#[tokio::test]
+async fn a_daemon_whose_log_nobody_reads_any_more_goes_on() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.serving(scene.service()).await;
+    daemon.close_output().await;
+    scene.recovered(daemon).await;
+}
+
+#[tokio::test]
+async fn logs_go_to_a_file_where_asked_for() {
+    let scene = Scene::start().await;
+    let log = scene.path("daemon.log");
+    let daemon = scene.serving(scene.service().flag("log-path", &log)).await;
+    let exit = scene.recovered(daemon).await;
+    assert!(exit.stderr.is_empty() && exit.stdout.is_empty());
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.contains("Stopped") && !text.contains("SECRETSEED"));
+}
+
+#[tokio::test]
 async fn a_silent_health_connection_does_not_hold_up_the_end() {
     let scene = Scene::start().await;
     let launch = with_health(scene.service().flag("shutdown-grace", "3s"));
@@ -204,19 +275,7 @@ async fn signals_are_obeyed_as_the_first_process_of_a_container() {
             "--kill-child",
         ],
     ];
-    let mut permitted = None;
-    for wrapper in wrappers {
-        let probe = tokio::process::Command::new(wrapper[0])
-            .args(&wrapper[1..])
-            .arg("true")
-            .output()
-            .await;
-        if probe.is_ok_and(|probe| probe.status.success()) {
-            permitted = Some(wrapper);
-            break;
-        }
-    }
-    let Some(wrapper) = permitted else {
+    let Some(wrapper) = permitted(&wrappers).await else {
         skipped("PID namespaces are not permitted here");
         return;
     };
@@ -239,14 +298,6 @@ async fn signals_are_obeyed_as_the_first_process_of_a_container() {
     scene.expect_truth(&task).await;
     daemon.terminate().await;
     scene.cloud.assert_clean();
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a test that checks nothing must say so"
-)]
-fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
 }
 
 // Configuration.

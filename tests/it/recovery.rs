@@ -2,7 +2,7 @@
 //!
 //! Every test ends with one more sync whose file holds what the directory holds.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use baton_jumpcloud::{
     proto::baton::{
@@ -11,11 +11,11 @@ use baton_jumpcloud::{
     },
     sim::{
         conductorone::{Break, Config, Finish, Rpc, Stage, hello},
-        jumpcloud::{CLIENT_ID, CLIENT_SECRET},
+        jumpcloud::{CLIENT_ID, CLIENT_SECRET, Shape},
     },
 };
 
-use crate::daemon::{Daemon, PATIENCE, Scene, entries, small};
+use crate::daemon::{Daemon, PATIENCE, Scene, entries, permitted, skipped, small};
 
 const LONG: Duration = Duration::from_secs(600);
 const SLOW: Duration = Duration::from_secs(2);
@@ -277,6 +277,26 @@ async fn an_upload_that_breaks_off_begins_again() {
 }
 
 #[tokio::test]
+async fn an_upload_of_several_parts_that_breaks_off_in_the_middle_begins_again_from_the_start() {
+    const PART: u64 = 512 * 1024;
+    let shape = Shape {
+        users: 4000,
+        ..small()
+    };
+    let scene = Scene::of(Config::default(), shape).await;
+    let daemon = scene
+        .serving(scene.service().flag("log-level", "info"))
+        .await;
+    scene.cloud.break_next_upload(PART + 1, Break::Connection);
+    let task = scene.enqueue_sync();
+    let upload = scene.expect_truth(&task).await;
+    assert!(upload.bytes > PART, "{} bytes are one part", upload.bytes);
+    assert_eq!(upload.chunks, upload.bytes.div_ceil(PART));
+    assert_eq!(scene.cloud.calls(Rpc::UploadAsset), 2);
+    scene.recovered(daemon).await;
+}
+
+#[tokio::test]
 async fn an_upload_that_breaks_off_three_times_fails_the_task_for_now() {
     let scene = Scene::start().await;
     let daemon = scene.serving(scene.service()).await;
@@ -306,6 +326,49 @@ async fn a_refused_checksum_is_no_success_before_the_file_has_arrived() {
         assert!(!finish.is_non_retryable());
     }
     assert!(entries(&scene.work_dir()).is_empty());
+    scene.recovered(daemon).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_task_and_not_the_daemon() {
+    let scene = Scene::start().await;
+    let folder = scene.work_dir();
+    let mount = format!(
+        "mount -t tmpfs -o size=8m none {} && exec \"$@\"",
+        folder.display()
+    );
+    let wrappers: [&[&str]; 2] = [
+        &["unshare", "--mount", "sh", "-c", &mount, "sh"],
+        &[
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            &mount,
+            "sh",
+        ],
+    ];
+    let Some(wrapper) = permitted(&wrappers).await else {
+        skipped("file systems cannot be mounted here");
+        return;
+    };
+    let daemon = scene.serving(scene.service().under(wrapper)).await;
+    let inside = PathBuf::from(format!(
+        "/proc/{}/root{}",
+        daemon.pid.as_raw_nonzero(),
+        folder.display()
+    ));
+    let filler = inside.join("filler");
+    let written = std::fs::write(&filler, vec![0; 9 * 1024 * 1024]);
+    assert!(written.is_err(), "the disk must be full");
+    let task = scene.enqueue_sync();
+    let finish = scene.finish(&task).await;
+    assert!(!finish.is_success() && !finish.is_non_retryable());
+    assert!(finish.message().contains("full"), "{}", finish.message());
+    assert_eq!(entries(&inside), [filler.clone()]);
+    std::fs::remove_file(filler).unwrap();
     scene.recovered(daemon).await;
 }
 
