@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// How long parts besides the tasks may take to end.
-const DRAIN_LIMIT: Duration = Duration::from_secs(6);
+/// How long parts besides the tasks may take to end; a part of the grace period.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a run ended badly, with the exit code that says so.
 #[derive(Debug)]
@@ -150,6 +150,10 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         let listener = admin::listen(&address.host, address.port)
             .await
             .map_err(|error| unusable(&error))?;
+        if let Ok(address) = listener.local_addr() {
+            // With port 0 nothing else tells the port.
+            tracing::info!(server.address = %address, "admin server listens");
+        }
         let shown = Admin {
             health: Arc::clone(&health),
             check: Arc::new(health::ConnectorCheck::new(
@@ -185,11 +189,12 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         task.concurrency = service.task_concurrency,
         "Serving ConductorOne"
     );
+    let drain_limit = DRAIN_LIMIT.min(config.shutdown_grace / 4);
     let served = dispatch::run(
         dispatch::Settings {
             concurrency: service.task_concurrency,
             get_tasks: service.get_tasks,
-            shutdown_grace: config.shutdown_grace,
+            shutdown_grace: config.shutdown_grace - drain_limit,
             ..dispatch::Settings::default()
         },
         Arc::new(control_plane),
@@ -200,7 +205,7 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
     )
     .await;
     stop_admin.cancel();
-    if let Err(still) = supervisor.drain(DRAIN_LIMIT).await {
+    if let Err(still) = supervisor.drain(drain_limit).await {
         tracing::warn!(parts = ?still.names, "some parts did not end in time");
     }
     served.map_err(|error| Failure {

@@ -1,6 +1,6 @@
 //! The program: understands the command line, starts the runtime, maps the end to an exit code.
 
-use std::{io::Write as _, process::ExitCode, sync::Arc};
+use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use baton_jumpcloud::{
     app,
@@ -15,6 +15,9 @@ use baton_jumpcloud::{
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long work on blocking threads is waited for at the end.
+const BLOCKING_LIMIT: Duration = Duration::from_millis(500);
 
 /// An end that is not a success: what to say on standard error, and the exit code.
 struct End {
@@ -99,7 +102,10 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, End> {
             message: format!("cannot start the runtime: {error}"),
             code: 1,
         })?;
-    Ok(runtime.block_on(future))
+    let output = runtime.block_on(future);
+    // Dropping the runtime would wait without limit for what still blocks, such as a name that is being resolved.
+    runtime.shutdown_timeout(BLOCKING_LIMIT);
+    Ok(output)
 }
 
 fn print(text: &str) -> Result<(), End> {
