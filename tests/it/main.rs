@@ -16,6 +16,7 @@ mod c1z_file;
 mod cli;
 mod contract;
 mod control_plane;
+mod daemon;
 mod dispatch;
 mod jumpcloud_client;
 mod jumpcloud_sim;
