@@ -492,6 +492,7 @@ impl Daemon {
             stdout: self.stdout.text(),
             stderr: self.stderr.text(),
         };
+        crate::secrets::keep(&format!("{}{}", exit.stdout, exit.stderr));
         for secret in &self.secrets {
             for text in [&exit.stdout, &exit.stderr] {
                 if let Some(line) = text.lines().find(|line| line.contains(secret.as_str())) {

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeSet,
     fs,
-    future::pending,
     io::Read as _,
     path::{Path, PathBuf},
-    process::Stdio,
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use baton_jumpcloud::{
@@ -30,27 +30,30 @@ use baton_jumpcloud::{
     proto::{self, baton::task::SyncFullTask, connector as v2},
     sim::{
         conductorone::{self, ConductorOneSim},
-        jumpcloud::{Collection, JumpCloudSim, Key, KeyRole, Shape},
+        jumpcloud::{Collection, FULL_KEY, JumpCloudSim, Key, KeyRole, Shape},
     },
     telemetry,
 };
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::daemon::{PATIENCE, Scene};
+
 /// Has no form by which a redactor could know it.
 const PLAIN_KEY: &str = "SECRETSEED-plain-0001";
 const WRONG_KEY: &str = "SECRETSEED-wrong-0002";
 
 /// Keeps what a program printed where the search at the end of `make test` finds it.
-pub fn keep(name: &str, output: &str) {
+pub fn keep(output: &str) {
+    static KEPT: AtomicUsize = AtomicUsize::new(0);
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let folder = target.join("test-output");
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join(format!("{name}.log")), output).unwrap();
+    let number = KEPT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("program-{}-{number}.log", std::process::id());
+    fs::write(folder.join(name), output).unwrap();
 }
 
 /// The plain forms of everything that is secret in a run against this server.
@@ -185,7 +188,7 @@ async fn serve_through_failures(level: Level) -> Run {
         },
     ));
     let settings = control_plane::Settings {
-        credentials: Credentials::parse(one.client_id(), one.client_secret()).unwrap(),
+        credentials: Credentials::parse(one.client_id(), &one.client_secret_text().into()).unwrap(),
         api_host: None,
         host_id: "secrets-test".to_owned(),
         version: "0.0.0".to_owned(),
@@ -277,7 +280,7 @@ async fn serve_through_failures(level: Level) -> Run {
 #[tokio::test]
 async fn a_daemon_with_debug_logs_shows_no_secret_whatever_fails() {
     let run = serve_through_failures(Level::Debug).await;
-    keep("daemon-in-process", &run.log);
+    keep(&run.log);
     let secrets = secrets_of(&run.one);
     assert_clean("the log", &run.log, &secrets);
     for text in &run.said {
@@ -307,126 +310,38 @@ async fn a_daemon_with_debug_logs_shows_no_secret_whatever_fails() {
     }
 }
 
-/// Runs the real binary with debug logs until it ends by itself or is told to; both streams together.
-async fn output_of(
-    name: &str,
-    settings: &[(&str, &str)],
-    until: impl Future<Output = ()>,
-) -> String {
-    let work = TempDir::new().unwrap();
-    let ca_file = work.path().join("ca.pem");
-    let log = work.path().join("log");
-    let file = fs::File::create(&log).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_baton-jumpcloud"));
-    command
-        .env_clear()
-        .current_dir(work.path())
-        .kill_on_drop(true);
-    for (setting, value) in settings {
-        if *setting == "BATON_CA_FILE" {
-            fs::write(&ca_file, value).unwrap();
-            command.env(setting, &ca_file);
-        } else {
-            command.env(setting, value);
-        }
-    }
-    let mut child = command
-        .env("BATON_LOG_LEVEL", "debug")
-        .env("BATON_WORK_DIR", work.path())
-        .stdin(Stdio::null())
-        .stdout(file.try_clone().unwrap())
-        .stderr(file)
-        .spawn()
-        .unwrap();
-    let ends = tokio::select! {
-        ended = child.wait() => ended.is_ok(),
-        () = until => false,
-    };
-    if !ends {
-        let id = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
-        rustix::process::kill_process(id.unwrap(), rustix::process::Signal::TERM).unwrap();
-        tokio::time::timeout(PATIENCE, child.wait())
-            .await
-            .unwrap()
-            .unwrap();
-    }
-    let output = fs::read_to_string(&log).unwrap();
-    keep(name, &output);
-    output
-}
-
 #[tokio::test]
-async fn the_real_binary_shows_no_secret_on_either_stream() {
-    let jumpcloud = jumpcloud_sim().await;
-    jumpcloud.add_fault("/api/systemusers@2:500").unwrap();
-    let one = ConductorOneSim::start(conductorone::Config {
-        require_heartbeat: false,
-        ..conductorone::Config::default()
-    })
-    .await
-    .unwrap();
-    let secrets = secrets_of(&one);
-    let url = jumpcloud.base_url.clone();
-    let service = |key: &'static str| {
-        [
-            ("BATON_CLIENT_ID", one.client_id()),
-            ("BATON_CLIENT_SECRET", one.client_secret_text()),
-            ("BATON_CA_FILE", one.ca_pem()),
-            ("BATON_API_KEY", key),
-            ("BATON_BASE_URL", url.as_str()),
-        ]
+async fn the_real_binary_shows_no_secret_whatever_fails() {
+    let scene = Scene::start().await;
+    let with_key = |key: &str| {
+        scene
+            .service()
+            .without("api-key-file")
+            .variable("BATON_API_KEY", key)
+            .secret("PRIVATE KEY")
     };
+    scene.directory.add_fault("/api/systemusers@2:500").unwrap();
+    let daemon = scene.serving(with_key(FULL_KEY)).await;
+    let task = scene.enqueue_sync();
+    assert!(scene.finish(&task).await.is_success());
+    let exit = daemon.terminate().await;
+    assert!(exit.stderr.contains("answered 500"), "{}", exit.stderr);
 
-    let outputs = [
-        output_of("daemon-sync", &service(PLAIN_KEY), async {
-            let id = one.enqueue(conductorone::full_sync(SyncFullTask::default()));
-            assert!(
-                one.wait_for_finish(&id, PATIENCE)
-                    .await
-                    .unwrap()
-                    .is_success()
-            );
-        })
-        .await,
-        output_of("daemon-wrong-key", &service(WRONG_KEY), async {
-            let id = one.enqueue(conductorone::full_sync(SyncFullTask::default()));
-            assert!(
-                !one.wait_for_finish(&id, PATIENCE)
-                    .await
-                    .unwrap()
-                    .is_success()
-            );
-        })
-        .await,
-        {
-            one.reject_secret(true);
-            output_of("daemon-refused", &service(PLAIN_KEY), pending()).await
-        },
-        output_of(
-            "one-shot-wrong-key",
-            &[("BATON_API_KEY", WRONG_KEY), ("BATON_BASE_URL", &url)],
-            pending(),
-        )
-        .await,
-        output_of(
-            "bad-client-secret",
-            &[
-                ("BATON_API_KEY", PLAIN_KEY),
-                ("BATON_CLIENT_ID", "worker@127.0.0.1:1/x"),
-                ("BATON_CLIENT_SECRET", "secret-token:SECRETSEED:v1:e30"),
-            ],
-            pending(),
-        )
-        .await,
-    ];
-    for (output, words) in outputs.iter().zip([
-        "a task is done",
-        "JumpCloud refused the",
-        "ConductorOne refused this connector",
-        "JumpCloud refused the",
-        "client secret: the key in the fourth part has no member",
-    ]) {
-        assert_clean("the output", output, &secrets);
-        assert!(output.contains(words), "{words} is not in {output}");
-    }
+    let daemon = scene.serving(with_key(WRONG_KEY)).await;
+    let task = scene.enqueue_sync();
+    assert!(!scene.finish(&task).await.is_success());
+    let exit = daemon.terminate().await;
+    assert!(
+        exit.stderr.contains("JumpCloud refused the"),
+        "{}",
+        exit.stderr
+    );
+
+    scene.cloud.reject_secret(true);
+    let exit = with_key(FULL_KEY).run().await.expect(1);
+    assert!(
+        exit.verdict().contains("rejected the credentials"),
+        "{}",
+        exit.verdict()
+    );
 }

@@ -8,7 +8,11 @@ const TASK: &str = "000000000000000000000000001";
 #[test]
 fn every_option_of_the_task_reaches_the_engine() {
     let targeted = vec![v2::Resource {
-        display_name: "one".to_owned(),
+        id: Some(v2::ResourceId {
+            resource_type: "group".to_owned(),
+            resource: "one".to_owned(),
+            ..v2::ResourceId::default()
+        }),
         ..v2::Resource::default()
     }];
     let options = SyncFullTask {

@@ -536,7 +536,8 @@ async fn every_code_of_every_call_is_named_in_the_error() {
     })
     .await
     .unwrap();
-    let credentials = Credentials::parse(one.client_id(), one.client_secret()).unwrap();
+    let credentials =
+        Credentials::parse(one.client_id(), &one.client_secret_text().into()).unwrap();
     let plane = plane(credentials, one.ca_pem());
     for number in 1..=16 {
         let code = tonic::Code::from_i32(number);

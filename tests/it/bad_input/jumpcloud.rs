@@ -725,7 +725,11 @@ async fn secrets_inside_the_answers_travel_no_further() {
         );
         assert!(!captured.text().contains(secret), "the log holds a secret");
     }
-    assert!(captured.text().contains("phase"), "{}", captured.text());
+    assert!(
+        captured.text().contains("sync complete"),
+        "{}",
+        captured.text()
+    );
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

@@ -94,7 +94,8 @@ impl Stage {
             },
         );
         let plane = GrpcControlPlane::try_new(control_plane::Settings {
-            credentials: Credentials::parse(one.client_id(), one.client_secret()).unwrap(),
+            credentials: Credentials::parse(one.client_id(), &one.client_secret_text().into())
+                .unwrap(),
             api_host: None,
             host_id: "bad-input".to_owned(),
             version: "0.0.0".to_owned(),
