@@ -195,7 +195,7 @@ fn check_ids(options: &SyncFullTask) -> Result<(), Error> {
     let check = |field: &dyn Fn() -> String, id: &str| {
         let problem = match id.len() {
             0 => "is empty".to_owned(),
-            ..=MAX_ID => return Ok(()),
+            1..=MAX_ID => return Ok(()),
             length => format!("has {length} bytes, more than any id"),
         };
         Err(Error::Malformed {
