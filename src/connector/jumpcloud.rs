@@ -128,9 +128,13 @@ impl Connector for JumpCloud {
         ] {
             match result {
                 Ok(_) => {}
-                // No role helps where the organisation's plan lacks the list; the error says so.
-                Err(error @ Error::Http { status: 402, .. }) => return Err(error),
-                Err(error) if error.code() == Code::PermissionDenied => missing.push(what),
+                // No role helps here.
+                Err(Error::Http { status: 402, .. }) => missing.push(format!(
+                    "{what} (the organisation's JumpCloud plan does not include them)"
+                )),
+                Err(error) if error.code() == Code::PermissionDenied => {
+                    missing.push(what.to_owned());
+                }
                 // Refused credentials among them; the client says what to do about those.
                 Err(error) => return Err(error),
             }

@@ -177,7 +177,7 @@ const FAULTS: &[(&str, Must)] = &[
         Must::Fail("header Link"),
     ),
     ("400", Must::Fail("answered 400")),
-    ("402", Must::Fail("answered 402")),
+    ("402", Must::Fail("plan does not include")),
     ("500", Must::Fail("answered 500")),
     ("503", Must::Fail("answered 503")),
     ("418", Must::Fail("answered 418")),
@@ -227,7 +227,9 @@ async fn every_fault_of_every_endpoint_fails_the_sync_with_its_name_or_is_coped_
             let mut wrong = Vec::new();
             match (&synced.outcome, must) {
                 (Err(error), Must::Fail(words)) => {
-                    if !error.contains(&endpoint) || !error.contains(words) {
+                    // The check at the start names what is missing by its own name, all at once.
+                    let is_named = fault == "402" || error.contains(&endpoint);
+                    if !is_named || !error.contains(words) {
                         wrong.push("does not say where and what");
                     }
                 }
