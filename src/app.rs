@@ -194,7 +194,7 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         dispatch::Settings {
             concurrency: service.task_concurrency,
             get_tasks: service.get_tasks,
-            shutdown_grace: config.shutdown_grace - drain_limit,
+            shutdown_grace: config.shutdown_grace.saturating_sub(drain_limit),
             ..dispatch::Settings::default()
         },
         Arc::new(control_plane),
