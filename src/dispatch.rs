@@ -25,11 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::health::Health,
     control_plane::{self, ControlPlane, Polled},
     error::{Class, Classify, Code, chain},
     handlers::{Kind, Registry},
     proto::baton,
+    supervisor::health::Health,
 };
 
 pub mod heartbeat;
@@ -50,6 +50,8 @@ const MAX_NEXT_POLL: Duration = Duration::from_mins(5);
 const POLL_FLOOR: Duration = Duration::from_millis(100);
 /// How often the loop says that it is alive while it waits.
 const BEAT: Duration = Duration::from_secs(30);
+/// How long aborted tasks are waited for at the very end.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
 /// The length of a task id.
 const TASK_ID_LENGTH: usize = 27;
 
@@ -574,7 +576,11 @@ impl Dispatcher {
                         running = self.tasks.len(),
                         "the grace period is over; tasks are left unreported"
                     );
-                    self.tasks.shutdown().await;
+                    self.tasks.abort_all();
+                    // A task that never yields cannot be ended; waiting for it would only delay the exit.
+                    let aborted = async { while self.tasks.join_next().await.is_some() {} };
+                    let _ = timeout(ABORT_LIMIT, aborted).await;
+                    return;
                 }
             }
         }

@@ -122,7 +122,7 @@ fn http(sim: &ConductorOneSim) -> reqwest::Client {
 }
 
 async fn post_form(sim: &ConductorOneSim, form: TokenForm) -> (u16, Value) {
-    let key = key_of(sim.client_secret_text());
+    let key = key_of(sim.client_secret());
     let pair = form.pair.as_ref().unwrap_or(&key.pair);
     let mut fields = form.form;
     if !fields.iter().any(|(name, _)| name == "client_assertion") {
@@ -504,7 +504,7 @@ async fn the_client_id_names_the_port_and_the_secret_is_an_ed25519_key() {
         sim.client_id(),
         format!("sim-connector@127.0.0.1:{}/clients", sim.address().port())
     );
-    let key = key_of(sim.client_secret_text());
+    let key = key_of(sim.client_secret());
     assert_eq!(key.jwk["kty"], "OKP");
     assert_eq!(key.jwk["crv"], "Ed25519");
     assert_eq!(key.jwk.get("kid"), None);
@@ -1719,4 +1719,84 @@ async fn only_loopback_addresses_are_listened_on() {
     };
     let error = ConductorOneSim::start(config).await.unwrap_err();
     assert!(error.to_string().contains("loopback"));
+}
+
+// The demonstration, with the real binaries.
+
+async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_baton-sim"))
+        .arg("demo")
+        .args(["--connector", env!("CARGO_BIN_EXE_baton-jumpcloud")])
+        .args(["--users", "60", "--groups", "5", "--apps", "3"])
+        .args(arguments)
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_mins(1), output)
+        .await
+        .unwrap()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[tokio::test]
+async fn the_demonstration_passes_and_tells_every_step() {
+    let (code, told, failed) = demo(&[]).await;
+    assert_eq!(code, Some(0), "{told}\n{failed}");
+    let mut rest = told.as_str();
+    for step in [
+        "client secret and API key read from files",
+        "JumpCloud connector, baton-jumpcloud",
+        "resource types: app, group, role, user",
+        "queued",
+        "taken by the daemon",
+        "heartbeat",
+        "SHA-256 right",
+        "success, sync",
+        "RESOURCE TYPE",
+        "JumpCloud calls (the official connector needs",
+        "bytes uploaded",
+        "ACCOUNT",
+        "administrator",
+        "ENTITLEMENT",
+        "SIGTERM     sent",
+        "exit code 0",
+        "demo passed in",
+    ] {
+        let at = rest
+            .find(step)
+            .unwrap_or_else(|| panic!("{step:?} is missing or out of order:\n{told}"));
+        rest = &rest[at..];
+    }
+}
+
+#[tokio::test]
+async fn the_demonstration_with_a_refused_secret_fails_with_one_line_of_advice() {
+    let (code, told, failed) = demo(&["--reject-secret"]).await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("refused: the client secret is revoked"),
+        "{told}"
+    );
+    let lines: Vec<&str> = failed.lines().collect();
+    assert_eq!(lines.len(), 1, "{failed}");
+    assert!(lines[0].contains("demo failed: "), "{failed}");
+    assert!(
+        lines[0].contains("client secret") && lines[0].contains("new"),
+        "{failed}"
+    );
+}
+
+#[tokio::test]
+async fn the_demonstration_without_a_connector_says_how_to_build_it() {
+    let (code, told, failed) = demo(&["--connector", "/nowhere/baton-jumpcloud"]).await;
+    assert_ne!(code, Some(0), "{told}");
+    assert!(
+        failed.contains("demo failed: /nowhere/baton-jumpcloud does not exist; build it"),
+        "{failed}"
+    );
 }

@@ -1,3 +1,5 @@
+//! The table from ends to results.
+
 use super::*;
 use crate::{connector, control_plane, proto::pack, syncer};
 

@@ -1,3 +1,5 @@
+//! Options and the temporary folder.
+
 use super::*;
 use crate::proto::connector as v2;
 

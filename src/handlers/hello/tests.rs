@@ -1,3 +1,5 @@
+//! The facts of a system, read from folders that stand in for its root.
+
 use std::fs;
 
 use super::*;

@@ -17,7 +17,10 @@ use baton_jumpcloud::{
     error::Code,
     handlers::{self, Context, Kind, Outcome, Registry, TaskHandler},
     proto::{
-        baton::{BatonServiceHelloRequest, Task, task::TaskType},
+        baton::{
+            BatonServiceHelloRequest, Task,
+            task::{GrantTask, SyncFullTask, TaskType},
+        },
         connector as v2,
     },
 };
@@ -449,6 +452,7 @@ pub struct Rig {
 }
 
 /// How a loop is set up; `does` handles grants and syncs unless it is `None`.
+#[derive(Default)]
 pub struct Plan {
     pub settings: Settings,
     pub provisioning: bool,
@@ -514,17 +518,6 @@ impl Plan {
     }
 }
 
-impl Default for Plan {
-    fn default() -> Self {
-        Self {
-            settings: Settings::default(),
-            provisioning: false,
-            sync: handlers::full_sync::LocalOptions::default(),
-            does: None,
-        }
-    }
-}
-
 impl Rig {
     /// Waits for the loop to end by itself.
     pub async fn end(&mut self) -> Result<(), dispatch::Error> {
@@ -566,11 +559,11 @@ pub fn task(number: u32, task_type: TaskType) -> Task {
 }
 
 pub fn grant(number: u32) -> Task {
-    task(number, TaskType::Grant(Default::default()))
+    task(number, TaskType::Grant(GrantTask::default()))
 }
 
 pub fn full_sync(number: u32) -> Task {
-    task(number, TaskType::SyncFull(Default::default()))
+    task(number, TaskType::SyncFull(SyncFullTask::default()))
 }
 
 /// Code, text and finality of a failure.
