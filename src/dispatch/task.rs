@@ -12,6 +12,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     NO_ANSWER, Shared, count, heartbeat, lock, millis,
@@ -146,7 +147,10 @@ impl Job {
             control_plane: self.shared.control_plane.as_ref(),
         };
         let handler = self.shared.registry.handler(self.kind);
-        let handled = guarded(async { handler.handle(&self.task, context).await });
+        // Whatever the work logs, the client of the directory included, then names the task.
+        let span =
+            tracing::info_span!("task", task.id = self.task.id, task.kind = self.kind.name());
+        let handled = guarded(async { handler.handle(&self.task, context).await }).instrument(span);
         let mut handled = std::pin::pin!(handled);
         let ended = tokio::select! {
             biased;

@@ -25,7 +25,8 @@ use crate::{
     clock::Clock,
     connector::Connector,
     proto::baton::{self, task::SyncFullTask, task::TaskType},
-    syncer::{self, Environment, Progress, SyncRequest},
+    syncer::{self, Environment, SyncRequest},
+    telemetry::progress::LogLines,
 };
 
 /// How the names of our temporary folders begin. The SDK's temporary files begin with the first three words; the rest
@@ -88,9 +89,7 @@ impl FullSync {
         context: Context<'_>,
     ) -> Result<(), Error> {
         let file = folder.join(SYNC_FILE);
-        let progress = LoggedProgress {
-            task_id: context.task_id.to_owned(),
-        };
+        let progress = LogLines::new();
         let environment = Environment {
             work_dir: folder,
             clock: self.clock.as_ref(),
@@ -321,32 +320,6 @@ async fn blocking<T: Send + 'static>(
             action: action.to_owned(),
             source,
         })
-}
-
-/// Logs the phases of a sync, so that a long one is seen to get on.
-#[derive(Debug)]
-struct LoggedProgress {
-    task_id: String,
-}
-
-impl Progress for LoggedProgress {
-    fn phase(&self, name: &'static str) {
-        tracing::info!(
-            task.id = self.task_id,
-            phase = name,
-            "the sync reads {name}"
-        );
-    }
-
-    fn advance(&self, resource_type_id: &str, done: u64, total: u64) {
-        tracing::debug!(
-            task.id = self.task_id,
-            resource.r#type = resource_type_id,
-            done,
-            total,
-            "the sync got on"
-        );
-    }
 }
 
 #[cfg(test)]
