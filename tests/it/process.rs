@@ -84,6 +84,20 @@ async fn a_daemon_that_has_not_reached_the_server_yet_ends_with_0() {
 }
 
 #[tokio::test]
+async fn an_announcement_without_answer_does_not_hold_up_the_end() {
+    let scene = Scene::start().await;
+    scene.cloud.delay(Rpc::Hello, LONG);
+    let daemon = scene.service().flag("shutdown-grace", "1h").start();
+    scene
+        .cloud
+        .wait_for_calls(Rpc::Hello, 1, PATIENCE)
+        .await
+        .unwrap();
+    daemon.terminate().await;
+    scene.cloud.assert_clean();
+}
+
+#[tokio::test]
 async fn a_sync_that_outlives_the_grace_is_handed_back_and_leaves_no_file() {
     let scene = Scene::start().await;
     let (daemon, task) = in_a_sync(&scene, scene.service().flag("shutdown-grace", "6s")).await;

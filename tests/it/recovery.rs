@@ -396,6 +396,25 @@ async fn a_cancelled_sync_stops_and_leaves_no_file() {
 }
 
 #[tokio::test]
+async fn a_cancelled_upload_stops_and_leaves_no_file() {
+    let scene = Scene::start().await;
+    let daemon = scene.serving(scene.service()).await;
+    scene.cloud.delay(Rpc::UploadAsset, LONG);
+    let task = scene.enqueue_sync();
+    scene
+        .cloud
+        .wait_for_calls(Rpc::UploadAsset, 1, PATIENCE)
+        .await
+        .unwrap();
+    scene.cloud.cancel(&task);
+    let finish = scene.finish(&task).await;
+    assert_eq!((finish.code(), finish.message()), (1, "task was cancelled"));
+    assert!(entries(&scene.work_dir()).is_empty());
+    scene.cloud.delay(Rpc::UploadAsset, Duration::ZERO);
+    scene.recovered(daemon).await;
+}
+
+#[tokio::test]
 async fn a_running_task_that_is_handed_out_again_is_worked_on_once() {
     let config = Config {
         lease: Duration::from_secs(2),
