@@ -442,9 +442,8 @@ impl Daemon {
                 changed.changed().await.unwrap();
             }
         };
-        if timeout(PATIENCE, wait).await.is_err() {
-            panic!("the child did not say {text:?}");
-        }
+        let said = timeout(PATIENCE, wait).await;
+        assert!(said.is_ok(), "the child did not say {text:?}");
     }
 
     /// The first value of a field in the log lines so far.

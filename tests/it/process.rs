@@ -25,7 +25,7 @@ use crate::daemon::{
 };
 
 const STOPPING: &str = "no more tasks are asked for";
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 
 /// Makes the directory so slow that a sync does not end by itself.
 fn stall(scene: &Scene) {
@@ -81,6 +81,20 @@ async fn a_daemon_that_has_not_reached_the_server_yet_ends_with_0() {
     daemon.said("the announcement failed and is repeated").await;
     daemon.terminate().await;
     assert!(scene.cloud.hellos().is_empty());
+}
+
+#[tokio::test]
+async fn an_announcement_without_answer_does_not_hold_up_the_end() {
+    let scene = Scene::start().await;
+    scene.cloud.delay(Rpc::Hello, LONG);
+    let daemon = scene.service().flag("shutdown-grace", "1h").start();
+    scene
+        .cloud
+        .wait_for_calls(Rpc::Hello, 1, PATIENCE)
+        .await
+        .unwrap();
+    daemon.terminate().await;
+    scene.cloud.assert_clean();
 }
 
 #[tokio::test]
@@ -172,6 +186,46 @@ async fn a_second_signal_ends_the_process_at_once_and_the_next_start_clears_what
     let daemon = scene.serving(scene.service()).await;
     assert!(entries(&scene.work_dir()).is_empty());
     daemon.terminate().await;
+    scene.cloud.assert_clean();
+}
+
+#[tokio::test]
+async fn a_stalled_upload_is_handed_back_and_leaves_no_file() {
+    let scene = Scene::start().await;
+    let launch = scene.service().flag("shutdown-grace", "3s");
+    let daemon = scene.serving(launch).await;
+    scene.cloud.delay(Rpc::UploadAsset, LONG);
+    let task = scene.enqueue_sync();
+    scene
+        .cloud
+        .wait_for_calls(Rpc::UploadAsset, 1, PATIENCE)
+        .await
+        .unwrap();
+    daemon.terminate().await;
+    assert_handed_back(&scene.finish(&task).await);
+    scene.cloud.assert_clean();
+}
+
+#[tokio::test]
+async fn a_task_that_comes_with_the_last_poll_is_handed_back() {
+    let scene = Scene::start().await;
+    let daemon = scene.serving(scene.service()).await;
+    scene.cloud.delay(Rpc::GetTask, Duration::from_secs(1));
+    let polls = scene.cloud.calls(Rpc::GetTask);
+    scene
+        .cloud
+        .wait_for_calls(Rpc::GetTask, polls + 2, PATIENCE)
+        .await
+        .unwrap();
+    daemon.signal(Signal::TERM);
+    let task = scene.enqueue_sync();
+    daemon.ended().await.expect(0);
+    let state = scene.cloud.task(&task).unwrap();
+    assert_eq!(state.deliveries, state.finishes);
+    if state.deliveries == 1 {
+        assert_handed_back(&scene.finish(&task).await);
+    }
+    assert_eq!(scene.directory.requests().total, 0);
     scene.cloud.assert_clean();
 }
 
@@ -298,6 +352,27 @@ async fn signals_are_obeyed_as_the_first_process_of_a_container() {
     scene.expect_truth(&task).await;
     daemon.terminate().await;
     scene.cloud.assert_clean();
+}
+
+// The judge of all these tests.
+
+#[tokio::test]
+#[should_panic(expected = "a secret is shown behind: key=")]
+async fn a_child_that_shows_a_secret_fails_its_test() {
+    let scene = Scene::start().await;
+    let script = format!("echo key={FULL_KEY} >&2");
+    scene.bare().under(&["/bin/sh", "-c", &script]).run().await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "left in tmp")]
+async fn a_child_that_leaves_a_file_fails_its_test() {
+    let scene = Scene::start().await;
+    scene
+        .bare()
+        .under(&["/bin/sh", "-c", ": > $TMPDIR/file"])
+        .run()
+        .await;
 }
 
 // Configuration.
@@ -626,7 +701,7 @@ async fn a_one_shot_run_writes_the_truth_and_ends_with_0() {
         .expect(0);
     assert!(exit.stdout.is_empty());
     let file = scene.path("cwd").join("out.c1z");
-    assert_eq!(entries(&scene.path("cwd")), [file.clone()]);
+    assert_eq!(entries(&scene.path("cwd")), std::slice::from_ref(&file));
     let folder = scene.path("tmp");
     let stats = tokio::task::spawn_blocking(move || {
         let reader = Reader::open(&file, &folder).unwrap();
@@ -727,7 +802,7 @@ async fn a_one_shot_run_that_is_interrupted_leaves_the_old_file_and_nothing_else
         run.said("Syncing resources").await;
         run.signal(signal);
         run.ended().await.expect(1);
-        assert_eq!(entries(&scene.path("cwd")), [old.clone()]);
+        assert_eq!(entries(&scene.path("cwd")), std::slice::from_ref(&old));
         assert_eq!(
             std::fs::read_to_string(&old).unwrap(),
             "what was there before"

@@ -17,7 +17,7 @@ use baton_jumpcloud::{
 
 use crate::daemon::{Daemon, PATIENCE, Scene, entries, permitted, skipped, small};
 
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 const SLOW: Duration = Duration::from_secs(2);
 
 fn latency(scene: &Scene, latency: Duration) {
@@ -280,7 +280,7 @@ async fn an_upload_that_breaks_off_begins_again() {
 async fn an_upload_of_several_parts_that_breaks_off_in_the_middle_begins_again_from_the_start() {
     const PART: u64 = 512 * 1024;
     let shape = Shape {
-        users: 4000,
+        users: 3000,
         ..small()
     };
     let scene = Scene::of(Config::default(), shape).await;
@@ -367,7 +367,7 @@ async fn a_full_disk_fails_the_task_and_not_the_daemon() {
     let finish = scene.finish(&task).await;
     assert!(!finish.is_success() && !finish.is_non_retryable());
     assert!(finish.message().contains("full"), "{}", finish.message());
-    assert_eq!(entries(&inside), [filler.clone()]);
+    assert_eq!(entries(&inside), std::slice::from_ref(&filler));
     std::fs::remove_file(filler).unwrap();
     scene.recovered(daemon).await;
 }
@@ -392,6 +392,25 @@ async fn a_cancelled_sync_stops_and_leaves_no_file() {
     assert!(!finish.is_non_retryable());
     assert!(entries(&scene.work_dir()).is_empty());
     latency(&scene, Duration::ZERO);
+    scene.recovered(daemon).await;
+}
+
+#[tokio::test]
+async fn a_cancelled_upload_stops_and_leaves_no_file() {
+    let scene = Scene::start().await;
+    let daemon = scene.serving(scene.service()).await;
+    scene.cloud.delay(Rpc::UploadAsset, LONG);
+    let task = scene.enqueue_sync();
+    scene
+        .cloud
+        .wait_for_calls(Rpc::UploadAsset, 1, PATIENCE)
+        .await
+        .unwrap();
+    scene.cloud.cancel(&task);
+    let finish = scene.finish(&task).await;
+    assert_eq!((finish.code(), finish.message()), (1, "task was cancelled"));
+    assert!(entries(&scene.work_dir()).is_empty());
+    scene.cloud.delay(Rpc::UploadAsset, Duration::ZERO);
     scene.recovered(daemon).await;
 }
 
@@ -552,73 +571,85 @@ fn answers(provisioning: bool) -> Vec<(TaskType, Answer)> {
         words,
     };
     vec![
-        (T::Grant(Default::default()), gated("grant")),
-        (T::Revoke(Default::default()), gated("revoke")),
+        (T::Grant(task::GrantTask::default()), gated("grant")),
+        (T::Revoke(task::RevokeTask::default()), gated("revoke")),
         (
-            T::CreateAccount(Default::default()),
+            T::CreateAccount(task::CreateAccountTask::default()),
             gated("create_account"),
         ),
         (
-            T::CreateResource(Default::default()),
+            T::CreateResource(task::CreateResourceTask::default()),
             gated("create_resource"),
         ),
         (
-            T::DeleteResource(Default::default()),
+            T::DeleteResource(task::DeleteResourceTask::default()),
             gated("delete_resource"),
         ),
         (
-            T::RotateCredentials(Default::default()),
+            T::RotateCredentials(task::RotateCredentialsTask::default()),
             gated("rotate_credential"),
         ),
         (
-            T::IssueCredential(Default::default()),
+            T::IssueCredential(task::IssueCredentialTask::default()),
             gated("issue_credential"),
         ),
-        (T::EventFeed(Default::default()), unsupported("event_feed")),
         (
-            T::CreateTicketTask(Default::default()),
+            T::EventFeed(task::EventFeedTask::default()),
+            unsupported("event_feed"),
+        ),
+        (
+            T::CreateTicketTask(task::CreateTicketTask::default()),
             unsupported("create_ticket"),
         ),
         (
-            T::ListTicketSchemas(Default::default()),
+            T::ListTicketSchemas(task::ListTicketSchemasTask::default()),
             unsupported("list_ticket_schemas"),
         ),
-        (T::GetTicket(Default::default()), unsupported("get_ticket")),
         (
-            T::BulkCreateTickets(Default::default()),
+            T::GetTicket(task::GetTicketTask::default()),
+            unsupported("get_ticket"),
+        ),
+        (
+            T::BulkCreateTickets(task::BulkCreateTicketsTask::default()),
             unsupported("bulk_create_tickets"),
         ),
         (
-            T::BulkGetTickets(Default::default()),
+            T::BulkGetTickets(task::BulkGetTicketsTask::default()),
             unsupported("bulk_get_tickets"),
         ),
         (
-            T::ActionInvoke(Default::default()),
+            T::ActionInvoke(task::ActionInvokeTask::default()),
             unsupported("invoke_action"),
         ),
         (
-            T::CreateSyncDiff(Default::default()),
+            T::CreateSyncDiff(task::CreateSyncDiffTask::default()),
             unsupported("create_sync_diff"),
         ),
         (
-            T::CompactSyncs(Default::default()),
+            T::CompactSyncs(task::CompactSyncs::default()),
             unsupported("compact_syncs"),
         ),
-        (T::ActionListSchemas(Default::default()), Answer::Success),
+        (
+            T::ActionListSchemas(task::ActionListSchemasTask::default()),
+            Answer::Success,
+        ),
         (T::ActionGetSchema(schema), missing(false, "lock")),
         (
-            T::ActionGetSchema(Default::default()),
+            T::ActionGetSchema(task::ActionGetSchemaTask::default()),
             malformed("field name is empty"),
         ),
         (T::ActionStatus(status), missing(false, "7")),
         (
-            T::ActionStatus(Default::default()),
+            T::ActionStatus(task::ActionStatusTask::default()),
             malformed("field id is empty"),
         ),
-        (T::ListEventFeeds(Default::default()), Answer::Success),
+        (
+            T::ListEventFeeds(task::ListEventFeedsTask::default()),
+            Answer::Success,
+        ),
         (T::ListEvents(feed), missing(true, "audit")),
         (
-            T::ListEvents(Default::default()),
+            T::ListEvents(task::ListEventsTask::default()),
             missing(true, "event feed"),
         ),
     ]
