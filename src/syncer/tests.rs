@@ -1,3 +1,5 @@
+//! Whole syncs of directories that are filled by hand.
+
 use std::path::PathBuf;
 
 use jiff::Timestamp;

@@ -1,3 +1,5 @@
+//! The cache of tokens and the reading of the endpoint's answers.
+
 use std::{
     collections::VecDeque,
     sync::atomic::{AtomicUsize, Ordering},

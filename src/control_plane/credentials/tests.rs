@@ -1,3 +1,5 @@
+//! The text forms of client ids and secrets.
+
 #![expect(clippy::string_slice, reason = "the texts that are cut are ASCII")]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! RPCs, deadlines and the reading of failures.
+
 use std::io;
 
 use tonic::{ConnectError as TonicConnectError, metadata::MetadataMap};

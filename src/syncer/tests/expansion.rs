@@ -1,3 +1,5 @@
+//! Grant expansion: who inherits what, through whom.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
