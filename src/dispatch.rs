@@ -279,6 +279,8 @@ async fn say_hello(
 ) -> Result<Hello, Error> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(5));
     loop {
+        // The loop is alive while it waits for an answer, too.
+        health.beat(timing.call_limit);
         let call = timeout(timing.call_limit, control_plane.hello(registry.hello("")));
         let answer = tokio::select! {
             biased;

@@ -443,6 +443,7 @@ impl ControlPlane for GrpcControlPlane {
             .sleep(sleep)
             .when(|error| {
                 is_unauthenticated(error)
+                    || is_damaged(error)
                     || matches!(error.class(), Class::Retryable | Class::Throttled(_))
             })
             .adjust(|error, planned| match error.class() {
@@ -544,6 +545,17 @@ fn duration(wire: &ProtoDuration) -> Duration {
     let seconds = u64::try_from(total / NANOS).unwrap_or(u64::MAX);
     let nanos = u32::try_from(total % NANOS).unwrap_or(0);
     Duration::new(seconds, nanos)
+}
+
+/// Whether the server saw another checksum than we sent: the file is whole on our side, so sending it again may help.
+fn is_damaged(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Status {
+            code: Code::DataLoss,
+            ..
+        }
+    )
 }
 
 fn is_unauthenticated(error: &Error) -> bool {

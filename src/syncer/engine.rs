@@ -29,6 +29,8 @@ use crate::{
 const WORKERS: usize = 8;
 /// Attempts of the start-up check.
 const VALIDATE_ATTEMPTS: u32 = 5;
+/// No attempt of the start-up check begins later than this: a connector that waits by itself has waited enough then.
+const VALIDATE_BUDGET: Duration = Duration::from_mins(1);
 /// Stored resources read at once, to be listed or multiplied.
 const RESOURCES: usize = 256;
 /// Listings between two looks at the share of warnings.
@@ -121,7 +123,7 @@ async fn write(
     let begun = Instant::now();
     let policy = Policy {
         attempts: VALIDATE_ATTEMPTS,
-        budget: limits.retry_budget,
+        budget: limits.retry_budget.min(VALIDATE_BUDGET),
     };
     let mut warnings = tokio::select! {
         biased;
