@@ -20,7 +20,7 @@ demo: build ## Watch the real daemon do its main job against the simulators (DEM
 
 test: ## Run all tests, then search everything that they printed for test secrets
 	@rm -rf $(TEST_OUTPUT) && mkdir -p $(TEST_OUTPUT)
-	@set -o pipefail; $(CARGO) test --locked $(FEATURES) 2>&1 | tee $(TEST_OUTPUT)/suite.log
+	@set -o pipefail; $(CARGO) test --locked $(FEATURES) --lib --test it 2>&1 | tee $(TEST_OUTPUT)/suite.log
 	@tests/no_secrets.sh $(TEST_OUTPUT)
 
 test-process: ## Run only the tests that start the real binary
