@@ -4,10 +4,10 @@
 FROM rust:1.95-alpine AS build
 RUN apk add --no-cache build-base
 WORKDIR /src
-COPY Cargo.toml Cargo.lock build.rs rust-toolchain.toml ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY src src
-# The manifest names the test binary; its file must exist for cargo to read the manifest.
+# The manifest names a test and a benchmark; their files must exist for cargo to read it.
 RUN mkdir -p tests/it benches && touch tests/it/main.rs && echo 'fn main() {}' > benches/daemon.rs
 RUN cargo build --locked --release --bin baton-jumpcloud && cp target/release/baton-jumpcloud /baton-jumpcloud
 

@@ -21,6 +21,7 @@ mod dispatch;
 mod jumpcloud_client;
 mod jumpcloud_sim;
 mod jumpcloud_sync;
+mod manifests;
 mod process;
 mod recovery;
 mod secrets;
