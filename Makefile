@@ -54,9 +54,15 @@ bench: ## Measure speed and memory, save the figures under benches/results
 	$(CARGO) bench --locked $(FEATURES) --bench daemon
 
 sim: build ## Start both simulators for work by hand (credentials and the CA land in ./sim-credentials)
+	@mkdir -p sim-credentials && printf 'simulated-api-key' > sim-credentials/api-key
 	@trap 'kill 0' EXIT; \
-	target/debug/baton-sim jumpcloud --listen 127.0.0.1:8090 & \
-	target/debug/baton-sim conductorone --listen 127.0.0.1:8443 --credentials-dir sim-credentials & \
+	target/debug/baton-sim jumpcloud --listen 127.0.0.1:8090 --api-key "$$(cat sim-credentials/api-key)" & \
+	target/debug/baton-sim conductorone --listen 127.0.0.1:8443 --admin 127.0.0.1:8444 \
+	  --credentials-dir sim-credentials --upload-dir sim-credentials --full-sync > /dev/null & \
+	echo 'One full sync is queued. In another shell:'; \
+	echo '  target/debug/baton-jumpcloud --client-id-file sim-credentials/client-id --client-secret-file sim-credentials/client-secret --ca-file sim-credentials/ca.pem --api-key-file sim-credentials/api-key --base-url http://127.0.0.1:8090'; \
+	echo 'Queue another sync:'; \
+	echo "  curl -d '{\"kind\": \"sync_full\"}' -H 'content-type: application/json' http://127.0.0.1:8444/_sim/tasks"; \
 	wait
 
 image: ## Build the container image with docker
