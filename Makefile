@@ -5,7 +5,7 @@ CARGO ?= cargo
 CARGO_DENY_VERSION := 0.20.2
 FEATURES := --all-features
 
-.PHONY: help build demo test test-process fmt fmt-check lint doc deny check acceptance bench sim image clean
+.PHONY: help build demo test test-process fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim image clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -44,6 +44,12 @@ check: fmt-check lint doc deny test ## Every gate
 acceptance: ## Sync a simulated tenant of 5,000 users and compare the file with the simulator's truth
 	$(CARGO) build --locked --release $(FEATURES) --bins
 	tests/acceptance.sh target/release
+
+conformance: ## Let the official Go SDK judge files, messages and descriptors (skipped without Go)
+	tests/conformance/run.sh
+
+conformance-selftest: ## Break one thing after the other and want conformance to find it
+	tests/conformance/run.sh -selftest
 
 bench: ## Measure speed and memory, save the figures under benches/results
 	$(CARGO) build --locked --release $(FEATURES) --bins

@@ -1,0 +1,5 @@
+package main
+
+import "context"
+
+func control(ctx context.Context, r *run) {}
