@@ -167,7 +167,7 @@ func faults(ctx context.Context, base run) error {
 		{"chunk", "a chunk over the limit", "control plane", "value length must be between 1 and 1048576", control},
 		{"", "nothing (files)", "", "", tenants},
 		{"dropped-grant", "a grant dropped from the file", "rows", "grant is missing", tenants},
-		{"index", "a wrong index in the schema", "schema", "idx_grants_entitlement_id_principal_id", tenants},
+		{"index", "a wrong index in the schema", "schema", "idx_grants_entitlement_id_principal_id_v1", tenants},
 		{"", "nothing (expansion)", "", "", graphs},
 		{"source", "a wrong expansion source", "expansion", "sources", graphs},
 	} {
