@@ -31,6 +31,8 @@ type directory struct {
 	resources    []*v2.Resource
 	entitlements []*v2.Entitlement
 	grants       []*v2.Grant
+	// Static entitlements, by the type that has them.
+	templates map[string][]*v2.Entitlement
 	// deep graphs are beyond the depth that the SDK's SQLite engine allows.
 	deep bool
 }
@@ -200,6 +202,13 @@ func (r *run) produce(ctx context.Context, folder string, all []*directory) erro
 				return err
 			}
 		}
+		templates := map[string][]string{}
+		for kind, list := range d.templates {
+			if templates[kind], err = encoded(list); err != nil {
+				return err
+			}
+		}
+		line["templates"] = templates
 		if err := lines.Encode(line); err != nil {
 			return err
 		}
@@ -448,6 +457,7 @@ func graphs(ctx context.Context, r *run) {
 		}
 		return fmt.Sprintf("%d graphs", tried), nil
 	})
+	surfaces(ctx, r, folder)
 	r.check("sync: the graphs as by the SDK's syncer", func() (string, error) {
 		rows := 0
 		for _, d := range all {

@@ -6,6 +6,7 @@
 //! `<name>.expanded.c1z`, where our expansion has run.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     path::Path,
@@ -26,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 struct Directory {
     name: String,
     types: Vec<String>,
+    /// Static entitlements, by the type that has them.
+    #[serde(default)]
+    templates: BTreeMap<String, Vec<String>>,
     resources: Vec<String>,
     entitlements: Vec<String>,
     grants: Vec<String>,
@@ -42,6 +46,11 @@ fn connector(directory: &Directory) -> anyhow::Result<FakeConnector> {
     let mut connector = FakeConnector::new();
     for each in messages::<v2::ResourceType>(&directory.types)? {
         connector = connector.with_type(each);
+    }
+    for (type_id, templates) in &directory.templates {
+        for each in messages::<v2::Entitlement>(templates)? {
+            connector = connector.with_template(type_id, each);
+        }
     }
     for each in messages::<v2::Resource>(&directory.resources)? {
         connector = connector.with_resource(each);

@@ -32,6 +32,8 @@ type content struct {
 	grants       map[string]*v2.Grant
 	expandable   map[string]*v2.GrantExpandable
 	sync         *c1zstore.SyncRun
+	// Only where the content stands for a connector.
+	templates map[string][]*v2.Entitlement
 }
 
 func (c *content) rows() int {

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,6 +28,10 @@ import (
 type replay struct {
 	types.ConnectorClient
 	content *content
+}
+
+func (p *replay) ListStaticEntitlements(_ context.Context, request *v2.EntitlementsServiceListStaticEntitlementsRequest, _ ...grpc.CallOption) (*v2.EntitlementsServiceListStaticEntitlementsResponse, error) {
+	return v2.EntitlementsServiceListStaticEntitlementsResponse_builder{List: p.content.templates[request.GetResourceTypeId()]}.Build(), nil
 }
 
 func (p *replay) ListResourceTypes(context.Context, *v2.ResourceTypesServiceListResourceTypesRequest, ...grpc.CallOption) (*v2.ResourceTypesServiceListResourceTypesResponse, error) {
@@ -74,7 +80,7 @@ func sorted[T any](all map[string]T, wanted func(T) bool) []T {
 
 // given is what a made-up directory holds.
 func given(d *directory) *content {
-	c := &content{types: map[string]*v2.ResourceType{}, resources: map[string]*v2.Resource{}, entitlements: map[string]*v2.Entitlement{}, grants: map[string]*v2.Grant{}}
+	c := &content{templates: d.templates, types: map[string]*v2.ResourceType{}, resources: map[string]*v2.Resource{}, entitlements: map[string]*v2.Entitlement{}, grants: map[string]*v2.Grant{}}
 	for _, each := range d.types {
 		c.types[each.GetId()] = each
 	}
@@ -88,6 +94,138 @@ func given(d *directory) *content {
 		c.grants[grantKey(each)] = each
 	}
 	return c
+}
+
+// surfaces compares what the two engines make of everything that a connector can say about how it wants to be read.
+func surfaces(ctx context.Context, r *run, folder string) {
+	r.check("sync: what annotations ask for", func() (string, error) {
+		var all []*directory
+		for seed := range r.seeds {
+			all = append(all, randomSurface(seed))
+		}
+		if err := r.produce(ctx, folder, all); err != nil {
+			return "", err
+		}
+		rows := 0
+		for _, d := range all {
+			ours, theirs := filepath.Join(folder, d.name+".expanded.c1z"), filepath.Join(folder, d.name+".synced.c1z")
+			if err := sdkSync(ctx, given(d), theirs); err != nil {
+				return "", fmt.Errorf("%s: %w", d.name, err)
+			}
+			compared, err := sameColumns(ours, theirs, inheritedView)
+			if err == nil {
+				err = sameRun(ours, theirs)
+			}
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", d.name, err)
+			}
+			rows += compared
+		}
+		return fmt.Sprintf("%d directories, %d rows", len(all), rows), nil
+	})
+}
+
+// randomSurface makes a directory with child resources, skip annotations on types and resources, static entitlements,
+// exclusion groups, and grants whose entitlement or principal does not exist.
+func randomSurface(seed int) *directory {
+	random := rand.New(rand.NewPCG(uint64(seed), 0x5EED))
+	chance := func(percent int) bool { return random.IntN(100) < percent }
+	d := &directory{name: fmt.Sprintf("surface-%d", seed), types: typesOf(), templates: map[string][]*v2.Entitlement{}}
+	var all []proto.Message
+	if chance(20) {
+		all = append(all, &v2.SkipEntitlementsAndGrants{})
+	}
+	if chance(20) {
+		all = append(all, &v2.SkipEntitlements{})
+	}
+	d.types = append(d.types, v2.ResourceType_builder{Id: "folder", DisplayName: "Folder", Annotations: annotations.New(all...)}.Build())
+	for n := range random.IntN(3) {
+		template := v2.Entitlement_builder{
+			Slug: fmt.Sprintf("static-%d", n), Purpose: v2.Entitlement_PURPOSE_VALUE_PERMISSION,
+			GrantableTo: []*v2.ResourceType{d.types[0]},
+		}.Build()
+		if chance(50) {
+			template.SetDisplayName("Static")
+			template.SetDescription("for everybody")
+		}
+		if chance(30) {
+			group := &v2.EntitlementExclusionGroup{}
+			group.SetExclusionGroupId("either")
+			group.SetScopeToResource(true)
+			template.SetAnnotations(annotations.New(group))
+		}
+		kind := []string{"group", "folder"}[random.IntN(2)]
+		d.templates[kind] = append(d.templates[kind], template)
+	}
+	noted := func(r *v2.Resource) *v2.Resource {
+		list := annotations.Annotations(r.GetAnnotations())
+		for _, each := range []proto.Message{&v2.SkipEntitlementsAndGrants{}, &v2.SkipEntitlements{}, &v2.SkipGrants{}} {
+			if chance(8) {
+				list.Append(each)
+			}
+		}
+		r.SetAnnotations(list)
+		d.resources = append(d.resources, r)
+		return r
+	}
+	children := func(r *v2.Resource) *v2.Resource {
+		list := annotations.Annotations(r.GetAnnotations())
+		child := &v2.ChildResourceType{}
+		child.SetResourceTypeId("folder")
+		list.Append(child)
+		r.SetAnnotations(list)
+		return r
+	}
+	var users, owners []*v2.Resource
+	for n := range 2 + random.IntN(5) {
+		users = append(users, noted(resourceOf("user", fmt.Sprintf("u%d", n))))
+	}
+	for n := range 1 + random.IntN(4) {
+		owners = append(owners, noted(resourceOf("group", fmt.Sprintf("g%d", n))))
+	}
+	for n := range 1 + random.IntN(3) {
+		app := resourceOf("app", fmt.Sprintf("a%d", n))
+		// A parent that does not say so has children that nobody asks for.
+		if chance(80) {
+			app = children(app)
+		}
+		owners = append(owners, noted(app))
+		for m := range random.IntN(3) {
+			folder := resourceOf("folder", fmt.Sprintf("f%d-%d", n, m))
+			folder.SetParentResourceId(app.GetId())
+			if chance(50) {
+				folder = children(folder)
+			}
+			owners = append(owners, noted(folder))
+			if chance(60) {
+				inner := resourceOf("folder", fmt.Sprintf("f%d-%d-x", n, m))
+				inner.SetParentResourceId(folder.GetId())
+				owners = append(owners, noted(inner))
+			}
+		}
+	}
+	held := map[string]bool{}
+	for _, owner := range owners {
+		e := entitlementOf(owner, "member")
+		if chance(90) {
+			d.entitlements = append(d.entitlements, e)
+		}
+		for _, u := range users {
+			if chance(15) {
+				u = resourceOf("user", "gone")
+			}
+			g := grantOf(e, u)
+			if chance(10) {
+				metadata := &v2.GrantMetadata{}
+				g.SetAnnotations(annotations.New(metadata))
+			}
+			if chance(50) && !held[grantKey(g)] {
+				held[grantKey(g)] = true
+				d.grants = append(d.grants, g)
+			}
+		}
+	}
+	return d
 }
 
 // sdkSync lets the SDK's syncer write a file of format v1 from a content.
