@@ -89,7 +89,7 @@ func (r *run) folder(name string) (string, error) {
 func main() {
 	bin := flag.String("bin", "target/debug", "folder of baton-jumpcloud and baton-sim")
 	examples := flag.String("examples", "target/debug/examples", "folder of producer")
-	only := flag.String("only", "", "descriptors, control, tenants or graphs")
+	only := flag.String("only", "", "descriptors, control, tenants, graphs or flags")
 	seeds := flag.Int("seeds", 60, "how many random graphs")
 	keep := flag.String("work", "", "folder for the files, kept; a temporary one otherwise")
 	selftest := flag.Bool("selftest", false, "break one thing after the other and want the right check to fail")
@@ -141,7 +141,7 @@ func everything(ctx context.Context, r *run, only string) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context, *run)
-	}{{"descriptors", descriptors}, {"control", control}, {"tenants", tenants}, {"graphs", graphs}} {
+	}{{"descriptors", descriptors}, {"control", control}, {"tenants", tenants}, {"graphs", graphs}, {"flags", flags}} {
 		if only == "" || only == part.name {
 			part.run(ctx, r)
 		}

@@ -3,7 +3,7 @@
 //!
 //! `producer descriptors OUT` writes the descriptor set. `producer files IN OUT_DIR` reads one directory a line (JSON,
 //! messages as base64 of their wire form) and writes `<name>.plain.c1z`, where grants are left unexpanded, and
-//! `<name>.expanded.c1z`, where our expansion has run.
+//! `<name>.expanded.c1z`, where our expansion has run. `producer settings OUT` writes every setting as one line of JSON.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use baton_jumpcloud::{
     clock::SystemClock,
+    config::settings::SETTINGS,
     proto::{self, connector as v2},
     syncer::{self, Environment, NoProgress, SyncRequest, fake::FakeConnector},
 };
@@ -97,7 +98,25 @@ async fn main() -> anyhow::Result<()> {
                 }
             }
         }
-        _ => anyhow::bail!("usage: producer descriptors OUT | producer files IN OUT_DIR"),
+        ["settings", target] => {
+            let mut lines = String::new();
+            for setting in SETTINGS {
+                let line = serde_json::json!({
+                    "name": setting.name,
+                    "variable": setting.variable(),
+                    "short": setting.short.map(String::from).unwrap_or_default(),
+                    "default": setting.default.unwrap_or_default(),
+                    "kind": format!("{:?}", setting.kind),
+                    "treatment": format!("{:?}", setting.treatment),
+                });
+                lines.push_str(&line.to_string());
+                lines.push('\n');
+            }
+            std::fs::write(target, lines)?;
+        }
+        _ => anyhow::bail!(
+            "usage: producer descriptors OUT | producer settings OUT | producer files IN OUT_DIR"
+        ),
     }
     Ok(())
 }
