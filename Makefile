@@ -4,6 +4,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 CARGO_DENY_VERSION := 0.20.2
 FEATURES := --all-features
+# What the tests print, and what the programs print that they start.
+TEST_OUTPUT := target/test-output
 
 .PHONY: help build demo test test-process fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim image clean
 
@@ -16,8 +18,10 @@ build: ## Build the connector and the simulators
 demo: build ## Watch the real daemon do its main job against the simulators (DEMO_ARGS="--reject-secret" shows a refusal)
 	@target/debug/baton-sim demo $(DEMO_ARGS)
 
-test: ## Run all tests
-	$(CARGO) test --locked $(FEATURES)
+test: ## Run all tests, then search everything that they printed for test secrets
+	@rm -rf $(TEST_OUTPUT) && mkdir -p $(TEST_OUTPUT)
+	@set -o pipefail; $(CARGO) test --locked $(FEATURES) 2>&1 | tee $(TEST_OUTPUT)/suite.log
+	@tests/no_secrets.sh $(TEST_OUTPUT)
 
 test-process: ## Run only the tests that start the real binary
 	$(CARGO) test --locked $(FEATURES) --test it process:: recovery::

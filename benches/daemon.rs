@@ -6,6 +6,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
@@ -46,7 +48,7 @@ struct Sample {
 }
 
 fn wait_for_text(path: &Path) -> String {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         match fs::read_to_string(path) {
             Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
@@ -186,7 +188,7 @@ fn daemon(dir: &Path, jumpcloud: &str) -> (Vec<Duration>, u64) {
                 Command::new(CONNECTOR)
                     .args([
                         "--client-id",
-                        &sim.client_id(),
+                        sim.client_id(),
                         "--base-url",
                         jumpcloud,
                         "--log-level",

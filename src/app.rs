@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// How long parts besides the tasks may take to end.
-const DRAIN_LIMIT: Duration = Duration::from_secs(6);
+/// How long parts besides the tasks may take to end; a part of the grace period.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a run ended badly, with the exit code that says so.
 #[derive(Debug)]
@@ -49,7 +49,10 @@ impl Failure {
             Code::Ok => Code::Unknown,
             code => code,
         };
-        Self { message: chain(error), exit_code: u8::try_from(code.number()).unwrap_or(1) }
+        Self {
+            message: chain(error),
+            exit_code: u8::try_from(code.number()).unwrap_or(1),
+        }
     }
 }
 
@@ -58,7 +61,11 @@ pub fn jumpcloud_client(config: &Config) -> Result<Client, connector::Error> {
     let settings = &config.jumpcloud;
     let auth = match &settings.auth {
         config::JumpCloudAuth::ApiKey(key) => Auth::ApiKey(key.value().clone()),
-        config::JumpCloudAuth::ServiceAccount { client_id, client_secret, token_url } => Auth::ClientCredentials {
+        config::JumpCloudAuth::ServiceAccount {
+            client_id,
+            client_secret,
+            token_url,
+        } => Auth::ClientCredentials {
             token_url: token_url.clone(),
             client_id: client_id.clone(),
             client_secret: client_secret.value().clone(),
@@ -92,7 +99,10 @@ fn supervised() -> Result<Supervisor, Failure> {
     #[expect(clippy::exit, reason = "a second signal asks for exactly this")]
     supervisor
         .handle_signals(|code| std::process::exit(code))
-        .map_err(|error| Failure { message: format!("cannot listen for signals: {error}"), exit_code: 1 })?;
+        .map_err(|error| Failure {
+            message: format!("cannot listen for signals: {error}"),
+            exit_code: 1,
+        })?;
     Ok(supervisor)
 }
 
@@ -101,7 +111,10 @@ fn supervised() -> Result<Supervisor, Failure> {
 /// Returns within the grace period after the signal. An error is either a configuration that cannot work (exit code 64)
 /// or a refusal that a person must act on (exit code 1).
 pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> {
-    let failed = |message: String| Failure { message, exit_code: 1 };
+    let failed = |message: String| Failure {
+        message,
+        exit_code: 1,
+    };
     let service = config
         .service
         .as_ref()
@@ -110,9 +123,11 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         message: format!("bad configuration: {}", chain(error)),
         exit_code: EXIT_BAD_CONFIGURATION,
     };
-    let credentials =
-        Credentials::parse(service.client_id.value().expose_secret(), service.client_secret.value())
-            .map_err(|error| unusable(&error))?;
+    let credentials = Credentials::parse(
+        service.client_id.value().expose_secret(),
+        service.client_secret.value(),
+    )
+    .map_err(|error| unusable(&error))?;
     let clock = Arc::new(SystemClock);
     let started = clock.now();
     let supervisor = supervised()?;
@@ -132,10 +147,19 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
     let health = Arc::new(health::Health::new());
     let stop_admin = CancellationToken::new();
     if let Some(address) = &config.health {
-        let listener = admin::listen(&address.host, address.port).await.map_err(|error| unusable(&error))?;
+        let listener = admin::listen(&address.host, address.port)
+            .await
+            .map_err(|error| unusable(&error))?;
+        if let Ok(address) = listener.local_addr() {
+            // With port 0 nothing else tells the port.
+            tracing::info!(server.address = %address, "admin server listens");
+        }
         let shown = Admin {
             health: Arc::clone(&health),
-            check: Arc::new(health::ConnectorCheck::new(Arc::clone(&connector), supervisor.clone())),
+            check: Arc::new(health::ConnectorCheck::new(
+                Arc::clone(&connector),
+                supervisor.clone(),
+            )),
             clock: Arc::clone(&clock) as _,
         };
         supervisor.spawn("admin", admin::serve(listener, shown, stop_admin.clone()));
@@ -165,11 +189,12 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         task.concurrency = service.task_concurrency,
         "Serving ConductorOne"
     );
+    let drain_limit = DRAIN_LIMIT.min(config.shutdown_grace / 4);
     let served = dispatch::run(
         dispatch::Settings {
             concurrency: service.task_concurrency,
             get_tasks: service.get_tasks,
-            shutdown_grace: config.shutdown_grace,
+            shutdown_grace: config.shutdown_grace.saturating_sub(drain_limit),
             ..dispatch::Settings::default()
         },
         Arc::new(control_plane),
@@ -180,10 +205,13 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
     )
     .await;
     stop_admin.cancel();
-    if let Err(still) = supervisor.drain(DRAIN_LIMIT).await {
+    if let Err(still) = supervisor.drain(drain_limit).await {
         tracing::warn!(parts = ?still.names, "some parts did not end in time");
     }
-    served.map_err(|error| Failure { message: chain(&error), exit_code: error.exit_code() })?;
+    served.map_err(|error| Failure {
+        message: chain(&error),
+        exit_code: error.exit_code(),
+    })?;
     match supervisor.shutdown_reason() {
         Some(reason) if reason.is_failure() => Err(failed(reason.to_string())),
         _ => {
@@ -227,20 +255,27 @@ pub async fn sync_once(config: &Config, log: &LogControl) -> Result<(), Failure>
         ..SyncRequest::default()
     };
     if config.sync.storage_engine == Some(config::StorageEngine::Pebble) {
-        tracing::info!("The storage engine pebble was asked for; this version writes the sqlite format, which is as valid");
+        tracing::info!(
+            "The storage engine pebble was asked for; this version writes the sqlite format, which is as valid"
+        );
     }
     let bars;
     let lines = LogLines::new();
-    let progress: &dyn Progress = if config.log.format == LogFormat::Console && std::io::stderr().is_terminal() {
-        bars = Bars::new(log);
-        &bars
-    } else if config.log.level < config::Level::Info {
-        &NoProgress
-    } else {
-        &lines
+    let progress: &dyn Progress =
+        if config.log.format == LogFormat::Console && std::io::stderr().is_terminal() {
+            bars = Bars::new(log);
+            &bars
+        } else if config.log.level < config::Level::Info {
+            &NoProgress
+        } else {
+            &lines
+        };
+    let environment = syncer::Environment {
+        work_dir: &config.work_dir,
+        clock: &SystemClock,
+        progress,
+        cancel,
     };
-    let environment =
-        syncer::Environment { work_dir: &config.work_dir, clock: &SystemClock, progress, cancel };
     let started = tokio::time::Instant::now();
     let report = syncer::sync_to_file(&connector, &request, environment, &config.file)
         .await

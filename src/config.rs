@@ -304,10 +304,6 @@ impl std::error::Error for Problem {}
 /// Why there is no configuration. The text is one line that names every problem.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-#[expect(
-    clippy::error_impl_error,
-    reason = "the error of a boundary is named by its module"
-)]
 pub enum Error {
     /// Something is wrong with one or more settings.
     #[error("bad configuration: {}", joined(problems))]

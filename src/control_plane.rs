@@ -1,7 +1,7 @@
 //! The port to ConductorOne: everything that a worker needs of the server, and nothing else.
 //!
 //! The dispatcher and the handlers know [`ControlPlane`] only; gRPC, TLS, tokens and reconnecting live in the folder.
-//! Protocol facts: BatonService of `proto/c1/connectorapi/baton/v1/baton.proto`.
+//! Protocol facts: `BatonService` of `proto/c1/connectorapi/baton/v1/baton.proto`.
 
 pub mod auth;
 pub mod channel;
@@ -171,6 +171,9 @@ pub enum Error {
         /// The limit.
         after: Duration,
     },
+    /// ConductorOne called the upload a success before all of the file had gone out.
+    #[error("ConductorOne ended the upload before the whole file had gone out")]
+    CutShort,
 }
 
 impl Classify for Error {
@@ -180,10 +183,11 @@ impl Classify for Error {
             Self::Connect { .. }
             | Self::Transport { .. }
             | Self::Deadline { .. }
-            | Self::Stalled { .. } => Class::Retryable,
+            | Self::Stalled { .. }
+            | Self::CutShort
             // We never ask the server to cancel a call of ours, so this is a connection being taken down; and a server
             // that cannot name its failure may do better next time.
-            Self::Status {
+            | Self::Status {
                 code: Code::Cancelled | Code::Unknown,
                 ..
             } => Class::Retryable,
@@ -205,7 +209,7 @@ impl Classify for Error {
             Self::Credentials(_) => Code::InvalidArgument,
             Self::Setup(_) => Code::FailedPrecondition,
             Self::Token { source, .. } => source.code(),
-            Self::Connect { .. } | Self::Transport { .. } => Code::Unavailable,
+            Self::Connect { .. } | Self::Transport { .. } | Self::CutShort => Code::Unavailable,
             Self::Deadline { .. } | Self::Stalled { .. } => Code::DeadlineExceeded,
             Self::Status { code, .. } => *code,
             Self::File { .. } => Code::Internal,

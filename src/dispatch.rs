@@ -25,11 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::health::Health,
     control_plane::{self, ControlPlane, Polled},
     error::{Class, Classify, Code, chain},
     handlers::{Kind, Registry},
     proto::baton,
+    supervisor::health::Health,
 };
 
 pub mod heartbeat;
@@ -45,11 +45,13 @@ use self::{
 /// The most tasks that run at once, and the most that the server hands out in one answer.
 pub const MAX_CONCURRENCY: usize = 100;
 /// The most that the server may delay the next poll; longer wishes are cut, as in the SDK.
-const MAX_NEXT_POLL: Duration = Duration::from_secs(300);
+const MAX_NEXT_POLL: Duration = Duration::from_mins(5);
 /// Keeps a server that asks for a tiny delay from turning the loop into a spin.
 const POLL_FLOOR: Duration = Duration::from_millis(100);
 /// How often the loop says that it is alive while it waits.
 const BEAT: Duration = Duration::from_secs(30);
+/// How long aborted tasks are waited for at the very end.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
 /// The length of a task id.
 const TASK_ID_LENGTH: usize = 27;
 
@@ -106,9 +108,9 @@ impl Default for Timing {
             last_poll_limit: Duration::from_secs(2),
             idle_poll: Duration::from_secs(1),
             heartbeat: Duration::from_secs(30),
-            heartbeat_lost_after: Duration::from_secs(600),
+            heartbeat_lost_after: Duration::from_mins(10),
             stop_limit: Duration::from_secs(30),
-            finish_budget: Duration::from_secs(300),
+            finish_budget: Duration::from_mins(5),
         }
     }
 }
@@ -129,7 +131,7 @@ pub struct Counters {
 pub struct Counts {
     /// Tasks that were accepted.
     pub accepted: u64,
-    /// Tasks whose end the server knows: FinishTask was answered, or a hello task was answered by Hello.
+    /// Tasks whose end the server knows: `FinishTask` was answered, or a hello task was answered by Hello.
     pub reported: u64,
     /// Tasks whose report never got through.
     pub lost: u64,
@@ -176,7 +178,9 @@ pub enum Error {
 impl Error {
     /// The exit code of the process: 1, as for every failure that is not a bad configuration.
     pub const fn exit_code(&self) -> u8 {
-        1
+        match self {
+            Self::HelloRefused { .. } => 1,
+        }
     }
 }
 
@@ -273,8 +277,10 @@ async fn say_hello(
     timing: &Timing,
     shutdown: &CancellationToken,
 ) -> Result<Hello, Error> {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(5));
     loop {
+        // The loop is alive while it waits for an answer, too.
+        health.beat(timing.call_limit);
         let call = timeout(timing.call_limit, control_plane.hello(registry.hello("")));
         let answer = tokio::select! {
             biased;
@@ -572,7 +578,11 @@ impl Dispatcher {
                         running = self.tasks.len(),
                         "the grace period is over; tasks are left unreported"
                     );
-                    self.tasks.shutdown().await;
+                    self.tasks.abort_all();
+                    // A task that never yields cannot be ended; waiting for it would only delay the exit.
+                    let aborted = async { while self.tasks.join_next().await.is_some() {} };
+                    let _ = timeout(ABORT_LIMIT, aborted).await;
+                    return;
                 }
             }
         }
@@ -596,4 +606,3 @@ fn is_task_id(id: &str) -> bool {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-

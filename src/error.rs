@@ -60,10 +60,9 @@ impl Code {
         self as i32
     }
 
-    /// The code that Go connectors give to an HTTP status (sync.md 6.6).
+    /// The code that Go connectors give to an HTTP status (the HTTP helper of the SDK).
     pub fn from_http(status: u16) -> Self {
         match status {
-            400 | 422 => Self::InvalidArgument,
             401 => Self::Unauthenticated,
             402 | 403 => Self::PermissionDenied,
             404 | 410 => Self::NotFound,
@@ -72,7 +71,7 @@ impl Code {
             412 => Self::FailedPrecondition,
             501 => Self::Unimplemented,
             429 | 500..=599 => Self::Unavailable,
-            405..=499 => Self::InvalidArgument,
+            400..=499 => Self::InvalidArgument,
             _ => Self::Unknown,
         }
     }

@@ -9,7 +9,7 @@
 //!
 //! | Kind | Answer |
 //! |---|---|
-//! | `hello` | a Hello with the task's id, and no FinishTask; FinishTask only when that fails |
+//! | `hello` | a Hello with the task's id, and no `FinishTask`; `FinishTask` only when that fails |
 //! | `sync_full` | the uploaded file, then success without response and annotations |
 //! | `list_event_feeds` | an empty list: this connector has no event feeds |
 //! | `list_events` | `NotFound`, not retryable: no feed exists under any name |
@@ -216,9 +216,9 @@ impl fmt::Debug for Context<'_> {
 /// How a task that did not fail is reported.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Another call has answered the task already: no FinishTask is sent.
+    /// Another call has answered the task already: no `FinishTask` is sent.
     Answered,
-    /// FinishTask with `success`.
+    /// `FinishTask` with `success`.
     Finished {
         /// The response message of the connector operation, if the kind has one.
         response: Option<Any>,
@@ -423,4 +423,3 @@ fn quoted(name: &str) -> String {
         None => format!("{name:?}"),
     }
 }
-

@@ -1,6 +1,6 @@
 //! The program: understands the command line, starts the runtime, maps the end to an exit code.
 
-use std::{io::Write as _, process::ExitCode, sync::Arc};
+use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use baton_jumpcloud::{
     app,
@@ -16,6 +16,9 @@ use baton_jumpcloud::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long work on blocking threads is waited for at the end.
+const BLOCKING_LIMIT: Duration = Duration::from_millis(500);
+
 /// An end that is not a success: what to say on standard error, and the exit code.
 struct End {
     message: String,
@@ -24,13 +27,19 @@ struct End {
 
 impl From<cli::CliError> for End {
     fn from(error: cli::CliError) -> Self {
-        Self { message: error.to_string(), code: error.exit_code() }
+        Self {
+            message: error.to_string(),
+            code: error.exit_code(),
+        }
     }
 }
 
 impl From<app::Failure> for End {
     fn from(failure: app::Failure) -> Self {
-        Self { message: failure.message, code: failure.exit_code }
+        Self {
+            message: failure.message,
+            code: failure.exit_code,
+        }
     }
 }
 
@@ -57,9 +66,9 @@ fn run() -> Result<(), End> {
         }
         Command::HealthCheck(check) => Ok(block_on(cli::health_check(&check))??),
         Command::ConfigSchema => print(&cli::config_schema_json()?),
-        Command::Capabilities => {
-            print(&cli::capabilities_json(&jumpcloud::metadata().capabilities.unwrap_or_default())?)
-        }
+        Command::Capabilities => print(&cli::capabilities_json(
+            &jumpcloud::metadata().capabilities.unwrap_or_default(),
+        )?),
         Command::CheckConfig(config) => print(&config.describe()),
         Command::Version => print(&format!("{}\n", cli::version())),
         Command::Docs => print(&cli::configuration_table()),
@@ -69,8 +78,12 @@ fn run() -> Result<(), End> {
 
 /// Starts logging and the one TLS provider; says what the operator should know about the configuration.
 fn start(config: &Config) -> Result<LogControl, End> {
-    let log = telemetry::init(&config.log, &config.secrets(), Arc::new(SystemClock))
-        .map_err(|error| End { message: baton_jumpcloud::error::chain(&error), code: 1 })?;
+    let log = telemetry::init(&config.log, &config.secrets(), Arc::new(SystemClock)).map_err(
+        |error| End {
+            message: baton_jumpcloud::error::chain(&error),
+            code: 1,
+        },
+    )?;
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
@@ -85,12 +98,21 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, End> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| End { message: format!("cannot start the runtime: {error}"), code: 1 })?;
-    Ok(runtime.block_on(future))
+        .map_err(|error| End {
+            message: format!("cannot start the runtime: {error}"),
+            code: 1,
+        })?;
+    let output = runtime.block_on(future);
+    // Dropping the runtime would wait without limit for what still blocks, such as a name that is being resolved.
+    runtime.shutdown_timeout(BLOCKING_LIMIT);
+    Ok(output)
 }
 
 fn print(text: &str) -> Result<(), End> {
     std::io::stdout()
         .write_all(text.as_bytes())
-        .map_err(|error| End { message: format!("cannot write to standard output: {error}"), code: 1 })
+        .map_err(|error| End {
+            message: format!("cannot write to standard output: {error}"),
+            code: 1,
+        })
 }

@@ -1,4 +1,4 @@
-//! The one owner of everything that is spawned, of the shutdown signal and of its reason.
+//! The one owner of everything that is spawned, of the shutdown signal and of its reason; and the state of health.
 //!
 //! Owns the only `tokio::spawn` of the crate. Never decides what a part does at shutdown: it tells, waits, and names
 //! what did not end. Invariants: the first reason for a shutdown is kept; a panic in anything spawned here begins
@@ -21,6 +21,8 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::error::chain;
+
+pub mod health;
 
 /// The longest text of a panic that is kept.
 const PANIC_TEXT_LIMIT: usize = 1024;

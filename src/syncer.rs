@@ -119,7 +119,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            retry_budget: Duration::from_secs(60 * 60),
+            retry_budget: Duration::from_hours(1),
             cleanup_timeout: Duration::from_secs(30),
         }
     }

@@ -58,10 +58,6 @@ const NOISY: [&str; 9] = [
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[expect(
-    clippy::error_impl_error,
-    reason = "the error of a boundary is named by its module"
-)]
 pub enum Error {
     /// A log file cannot be opened.
     #[error("--log-path (BATON_LOG_PATH): cannot append to {}", path.display())]
@@ -151,7 +147,7 @@ pub fn capture(
     log: &Log,
     secrets: &[SecretString],
     clock: Arc<dyn Clock>,
-) -> (impl Subscriber + Send + Sync, LogControl, Captured) {
+) -> (impl Subscriber + Send + Sync + use<>, LogControl, Captured) {
     let captured = Captured::default();
     let (subscriber, control) = subscriber(
         log,

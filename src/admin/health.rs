@@ -1,15 +1,11 @@
-//! What is known about the health of the process: readiness latches, the watchdog of the poll loop, and the cached
-//! check of the directory.
+//! The cached check of the directory behind `/health`, beside the state of the worker loop behind the other paths.
 //!
-//! Latches and watchdog never ask a peer anything: an outage of ConductorOne or of the directory makes a process
-//! neither dead nor unready. The check does ask, at most once in ten seconds however often it is probed.
+//! The check asks the directory at most once in ten seconds, however often it is probed. The state of the loop asks
+//! nobody; it lives below, in the supervisor, so that the loop can tell it without knowing this server.
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -18,78 +14,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub use crate::supervisor::health::Health;
 use crate::{
     connector::Connector,
     error::chain,
     supervisor::{Supervisor, guarded},
 };
-
-/// How long the loop may be silent at least before it counts as stuck.
-const SILENCE: Duration = Duration::from_secs(600);
-/// What is added to twice the wait that the loop announced.
-const SLACK: Duration = Duration::from_secs(60);
-
-/// The state of the worker loop, as told by the loop. Time is that of `tokio::time`.
-#[derive(Debug, Default)]
-pub struct Health {
-    started: AtomicBool,
-    stopping: AtomicBool,
-    beat: Mutex<Option<Beat>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Beat {
-    at: Instant,
-    allowed: Duration,
-}
-
-impl Health {
-    /// The state of a loop that has not begun.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The first Hello was accepted.
-    pub fn start(&self) {
-        self.started.store(true, Ordering::Release);
-        self.beat(Duration::ZERO);
-    }
-
-    /// The loop is stopping for good; readiness never comes back.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-    }
-
-    /// The loop got on, and will be silent for about `wait` from now.
-    pub fn beat(&self, wait: Duration) {
-        *lock(&self.beat) = Some(Beat {
-            at: Instant::now(),
-            allowed: SILENCE.max(wait.saturating_mul(2).saturating_add(SLACK)),
-        });
-    }
-
-    /// Whether the loop has begun, whether or not a peer has answered yet.
-    pub fn has_begun(&self) -> bool {
-        lock(&self.beat).is_some()
-    }
-
-    /// Whether tasks are being accepted: the first Hello was accepted and shutdown has not begun.
-    pub fn is_ready(&self) -> bool {
-        self.started.load(Ordering::Acquire) && !self.stopping.load(Ordering::Acquire)
-    }
-
-    /// How long the loop has been silent beyond what is allowed; `None` while it is well or has not begun.
-    ///
-    /// While the process is stopping the loop waits for its tasks, which is no fault.
-    pub fn stuck_for(&self) -> Option<Duration> {
-        if self.stopping.load(Ordering::Acquire) {
-            return None;
-        }
-        let beat = (*lock(&self.beat))?;
-        let silent = beat.at.elapsed();
-        (silent > beat.allowed).then_some(silent)
-    }
-}
 
 /// How long a verdict is good for.
 const FRESH: Duration = Duration::from_secs(10);

@@ -453,13 +453,13 @@ fn grant(row: &Row<'_>, id: i64) -> Result<StoredGrant, Error> {
         column,
         row: id,
     };
-    let expansion: Option<Vec<u8>> = row.get(2).map_err(|_| column("expansion"))?;
+    let expansion: Option<Vec<u8>> = row.get(2).map_err(|_mistyped| column("expansion"))?;
     Ok(StoredGrant {
         grant: blob("v1_grants", row, id)?,
         expansion: expansion
             .filter(|bytes| !bytes.is_empty())
             .map(|bytes| decode("v1_grants", id, &bytes))
             .transpose()?,
-        needs_expansion: row.get(3).map_err(|_| column("needs_expansion"))?,
+        needs_expansion: row.get(3).map_err(|_mistyped| column("needs_expansion"))?,
     })
 }

@@ -655,7 +655,7 @@ impl Store {
                 .get_ref(1)
                 .map_err(read())?
                 .as_blob()
-                .map_err(|_| Error::Column {
+                .map_err(|_mistyped| Error::Column {
                     table,
                     column: "data",
                     row: id,

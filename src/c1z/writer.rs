@@ -1,37 +1,23 @@
-//! The asynchronous side of the working database: one thread owns it, work reaches it through a bounded channel.
+//! The asynchronous side of the working database: one piece of work at a time, off the runtime's workers.
+//!
+//! The lock of the database is taken on the blocking thread, never by a future: a future that was granted a lock but
+//! is not polled, because its owner waits for another one, would stop the whole sync. Callers wait for their own
+//! work, so at most one page per caller is held in memory. No thread is kept between two pieces of work.
 
 use std::{
     fmt,
-    path::{Path, PathBuf},
+    path::Path,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::{Counts, Error, Finish, Store, SyncStart};
 
-/// Pages waiting for the thread; more would only hold memory.
-const QUEUE: usize = 4;
 /// How often a cancelled writer is told again: a statement that begins just after an interrupt does not see it.
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(20);
-
-type Work = Box<dyn FnOnce(&mut Store) + Send>;
-
-enum Command {
-    Work(Work),
-    Seal(Box<SealCommand>),
-}
-
-struct SealCommand {
-    finish: Finish,
-    entitlements: bool,
-    target: PathBuf,
-    answer: oneshot::Sender<Result<Sealed, Error>>,
-}
 
 /// A finished file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +28,13 @@ pub struct Sealed {
     pub bytes: u64,
 }
 
-/// Writes one file: a handle to the thread that owns the working database.
+/// Writes one file: a handle to the working database.
 ///
-/// Dropping it ends the thread after the work in hand, and with it the working database.
+/// Dropping it drops the working database once the work in hand is done.
 pub struct Writer {
-    commands: mpsc::Sender<Command>,
+    /// `None` once sealed or discarded.
+    store: Arc<Mutex<Option<Store>>>,
     interrupt: rusqlite::InterruptHandle,
-    thread: JoinHandle<()>,
     cancel: CancellationToken,
 }
 
@@ -68,120 +54,96 @@ impl Writer {
         cancel: CancellationToken,
     ) -> Result<Self, Error> {
         let folder = folder.to_owned();
-        let (commands, mut queue) = mpsc::channel::<Command>(QUEUE);
-        let (ready, is_ready) = oneshot::channel();
         let stop = cancel.clone();
-        let thread = tokio::task::spawn_blocking(move || {
-            let mut store = match Store::create(&folder, &start, stop) {
-                Ok(store) => store,
-                Err(error) => {
-                    // Nobody to tell when the creator is gone.
-                    let _gone = ready.send(Err(error));
-                    return;
-                }
-            };
-            if ready.send(Ok(store.interrupt_handle())).is_err() {
-                return;
-            }
-            while let Some(command) = queue.blocking_recv() {
-                match command {
-                    Command::Work(work) => work(&mut store),
-                    Command::Seal(seal) => {
-                        let sealed =
-                            store
-                                .finish(&seal.finish, seal.entitlements)
-                                .and_then(|counts| {
-                                    let bytes = store.seal(&seal.target)?;
-                                    Ok(Sealed { counts, bytes })
-                                });
-                        let _gone = seal.answer.send(sealed);
-                        return;
-                    }
-                }
-            }
-        });
-        let interrupt = is_ready.await.map_err(|_| Error::Stopped)??;
+        let store = spawn_blocking(move || Store::create(&folder, &start, stop))
+            .await
+            .map_err(|error| stopped(&error))??;
         Ok(Self {
-            commands,
-            interrupt,
-            thread,
+            interrupt: store.interrupt_handle(),
+            store: Arc::new(Mutex::new(Some(store))),
             cancel,
         })
     }
 
-    /// Runs `work` on the thread of the database and waits for its result.
+    /// Runs `work` on the database and waits for its result.
     ///
-    /// Not cancel-safe in the sense that dropped work may still be done; it is done whole or not at all.
+    /// When the future is dropped, work that has begun is still done whole.
     pub async fn run<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Store) -> Result<R, Error> + Send + 'static,
     ) -> Result<R, Error> {
-        let (answer, result) = oneshot::channel();
-        self.send(Command::Work(Box::new(move |store| {
-            let _gone = answer.send(work(store));
-        })))
-        .await?;
-        self.wait(result).await
+        self.on_thread(move |store| store.as_mut().ok_or(Error::Stopped).and_then(work))
+            .await
     }
 
-    /// Ends the sync, packs the database into `target` and ends the thread.
+    /// Ends the sync and packs the database into `target`, which appears whole or not at all.
     ///
-    /// `entitlements` says whether the statistics count entitlements and grants. The file appears whole or not at all.
+    /// `entitlements` says whether the statistics count entitlements and grants. The working database is gone
+    /// afterwards, whatever the result.
     pub async fn seal(
         self,
         finish: Finish,
         entitlements: bool,
         target: &Path,
     ) -> Result<Sealed, Error> {
-        let (answer, result) = oneshot::channel();
-        let sent = self
-            .send(Command::Seal(Box::new(SealCommand {
-                finish,
-                entitlements,
-                target: target.to_owned(),
-                answer,
-            })))
-            .await;
-        let sealed = match sent {
-            Ok(()) => self.wait(result).await,
-            Err(error) => Err(error),
-        };
-        self.close().await;
-        sealed
+        let target = target.to_owned();
+        self.on_thread(move |store| {
+            let mut store = store.take().ok_or(Error::Stopped)?;
+            let counts = store.finish(&finish, entitlements)?;
+            let bytes = store.seal(&target)?;
+            Ok(Sealed { counts, bytes })
+        })
+        .await
     }
 
     /// Drops the working database and waits until it is gone.
     pub async fn discard(self) {
         self.interrupt.interrupt();
-        self.close().await;
-    }
-
-    async fn close(self) {
-        drop(self.commands);
-        if let Err(error) = self.thread.await {
-            tracing::error!(error = %error, "the writer of the file failed");
+        let store = Arc::clone(&self.store);
+        let dropped = spawn_blocking(move || {
+            if let Ok(mut store) = store.lock() {
+                drop(store.take());
+            }
+        });
+        if let Err(error) = dropped.await {
+            tracing::error!(error = %error, "the working database could not be dropped");
         }
     }
 
-    async fn send(&self, command: Command) -> Result<(), Error> {
-        tokio::select! {
-            sent = self.commands.send(command) => sent.map_err(|_| Error::Stopped),
-            () = self.cancel.cancelled() => Err(Error::Cancelled),
+    async fn on_thread<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Option<Store>) -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
         }
+        let store = Arc::clone(&self.store);
+        self.wait(spawn_blocking(move || {
+            // Poisoned by a panic in earlier work: what is in the database is unknown.
+            let mut store = store.lock().map_err(|_poisoned| Error::Stopped)?;
+            work(&mut store)
+        }))
+        .await
     }
 
-    async fn wait<R>(&self, mut result: oneshot::Receiver<Result<R, Error>>) -> Result<R, Error> {
+    /// Waits for running work even after cancellation, so that the caller may remove the work folder afterwards.
+    ///
+    /// What was finished in spite of the interrupt stays finished.
+    async fn wait<R>(&self, mut work: JoinHandle<Result<R, Error>>) -> Result<R, Error> {
         tokio::select! {
-            result = &mut result => return result.map_err(|_| Error::Stopped)?,
+            done = &mut work => return done.map_err(|error| stopped(&error))?,
             () = self.cancel.cancelled() => {}
         }
-        // The thread is waited for, so that the caller may remove the work folder afterwards. What it finished in
-        // spite of the interrupt stays finished.
         loop {
             self.interrupt.interrupt();
-            if let Ok(result) = tokio::time::timeout(INTERRUPT_AGAIN, &mut result).await {
-                return result.map_err(|_| Error::Stopped)?;
+            if let Ok(done) = tokio::time::timeout(INTERRUPT_AGAIN, &mut work).await {
+                return done.map_err(|error| stopped(&error))?;
             }
         }
     }
+}
+
+fn stopped(error: &tokio::task::JoinError) -> Error {
+    tracing::error!(error = %error, "work on the file ended in a panic");
+    Error::Stopped
 }

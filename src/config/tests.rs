@@ -1,3 +1,5 @@
+//! Sources, precedence and limits of the settings.
+
 use secrecy::ExposeSecret;
 
 use super::*;

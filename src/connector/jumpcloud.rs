@@ -14,7 +14,7 @@ use async_trait::async_trait;
 
 use self::{
     administrators::Account,
-    client::Client,
+    client::{Client, Convention, List},
     ids::{APP, GROUP, ROLE, USER},
     session::{Session, Sessions},
     users::Users,
@@ -104,17 +104,20 @@ impl Connector for JumpCloud {
 
     /// Makes the four reads that a sync cannot do without, at once; all missing permissions are named together.
     async fn validate(&self) -> Result<Vec<String>, Error> {
-        let probe = |template, query| async move {
-            self.client
-                .get::<serde::de::IgnoredAny>(template, &[], query)
-                .await
-                .map(drop)
+        let probe = |template, fields: &str, convention| {
+            let list = List {
+                template,
+                ids: Vec::new(),
+                query: vec![("fields", fields.to_owned())],
+                convention,
+            };
+            async move { self.client.probe(&list).await }
         };
         let (users, groups, apps, administrators) = futures_util::join!(
-            probe("/api/systemusers", &[("limit", "1"), ("fields", "_id")]),
-            probe("/api/v2/usergroups", &[("limit", "1"), ("fields", "name")]),
-            probe("/api/applications", &[("limit", "1"), ("fields", "_id")]),
-            probe("/api/users", &[("limit", "1"), ("fields", "_id")]),
+            probe("/api/systemusers", "_id", Convention::Wrapped),
+            probe("/api/v2/usergroups", "name", Convention::Array),
+            probe("/api/applications", "_id", Convention::Wrapped),
+            probe("/api/users", "_id", Convention::Wrapped),
         );
         let mut missing = Vec::new();
         for (what, result) in [
@@ -124,16 +127,15 @@ impl Connector for JumpCloud {
             ("administrators", administrators),
         ] {
             match result {
-                Ok(()) => {}
-                Err(error) if error.code() == Code::Unauthenticated => {
-                    return Err(Error::Unauthenticated {
-                        what: "JumpCloud refuses the credentials: check that the API key or service account is \
-                            current, that API access is enabled for its administrator, that the region is right, and \
-                            that the organisation id is set if the administrator belongs to several organisations"
-                            .to_owned(),
-                    });
+                Ok(_) => {}
+                // No role helps here.
+                Err(Error::Http { status: 402, .. }) => missing.push(format!(
+                    "{what} (the organisation's JumpCloud plan does not include them)"
+                )),
+                Err(error) if error.code() == Code::PermissionDenied => {
+                    missing.push(what.to_owned());
                 }
-                Err(error) if error.code() == Code::PermissionDenied => missing.push(what),
+                // Refused credentials among them; the client says what to do about those.
                 Err(error) => return Err(error),
             }
         }

@@ -47,14 +47,14 @@ const MAX_BODY: usize = 64 * 1024;
 const MAX_WORDS: usize = 200;
 /// A token is not used when it has less than this left; the SDK has the same limit.
 const HARD_MARGIN: Duration = Duration::from_secs(10);
-/// A token is renewed when it has less than this or a fifth of its life left.
-const SOFT_MARGIN: Duration = Duration::from_secs(60);
+/// A token is renewed when it has less than this or a fifth of its life left, but not before half of its life.
+const SOFT_MARGIN: Duration = Duration::from_mins(1);
 /// Pause after an early renewal that failed, while the old token still serves.
 const EARLY_PAUSE: Duration = Duration::from_secs(10);
 /// Life of a token whose response does not say.
-const UNKNOWN_LIFE: Duration = Duration::from_secs(60);
+const UNKNOWN_LIFE: Duration = Duration::from_mins(1);
 /// Longest life that is believed.
-const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_LIFE: Duration = Duration::from_hours(24);
 /// A longer `Retry-After` is handed to the caller instead of being waited for.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Attempts beside the first one.
@@ -373,9 +373,9 @@ impl TokenSource {
     fn keep(&self, grant: Grant) -> Token {
         let life = grant.life.unwrap_or(UNKNOWN_LIFE).min(MAX_LIFE);
         let hard = life.saturating_sub(HARD_MARGIN.min(life / 2));
-        let soft = life.saturating_sub(SOFT_MARGIN.max(life / 5)).min(hard);
-        // A short life leaves no room for the margin: renew at half of what is usable.
-        let soft = if soft.is_zero() { hard / 2 } else { soft };
+        let soft = life
+            .saturating_sub(SOFT_MARGIN.max(life / 5).min(life / 2))
+            .min(hard);
         let now = Instant::now();
         let mut state = self.state();
         state.ended += 1;

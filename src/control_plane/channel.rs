@@ -38,11 +38,9 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
-use super::credentials::Host;
+use super::{credentials::Host, grpc::Timeouts};
 
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// The channel cannot be built from these settings.
 #[derive(Debug, thiserror::Error)]
@@ -237,8 +235,7 @@ impl Connector {
     pub(crate) fn try_new(
         extra_ca_pem: Option<&[u8]>,
         proxy: &ProxyRules,
-        dial: Duration,
-        handshake: Duration,
+        limits: &Timeouts,
     ) -> Result<Self, SetupError> {
         let roots = roots(extra_ca_pem)?;
         let config = |protocols: &[&[u8]]| -> Result<Arc<ClientConfig>, SetupError> {
@@ -257,8 +254,8 @@ impl Connector {
                 http: config(&[b"h2", b"http/1.1"])?,
                 to_proxy: config(&[b"http/1.1"])?,
                 proxy: proxy.matcher()?,
-                dial,
-                handshake,
+                dial: limits.dial,
+                handshake: limits.handshake,
             }),
             purpose: Purpose::Http,
         })
@@ -417,7 +414,8 @@ fn is_unknown_issuer(error: &io::Error) -> bool {
     matches!(
         tls,
         Some(rustls::Error::InvalidCertificate(
-            CertificateError::UnknownIssuer
+            // A bad signature is what another authority of the same name looks like.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature
         ))
     )
 }
@@ -570,7 +568,7 @@ impl Link {
         host: &Host,
         user_agent: &str,
         connector: &Connector,
-        max_age: Duration,
+        limits: &Timeouts,
     ) -> Result<Self, SetupError> {
         let bad_host = || SetupError::Host(host.as_str().to_owned());
         let authority = host.with_port();
@@ -583,13 +581,13 @@ impl Link {
             .and_then(|endpoint| endpoint.user_agent(user_agent))
             .map_err(|_not_shown| bad_host())?
             .origin(origin)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .http2_keep_alive_interval(limits.keepalive_interval)
+            .keep_alive_timeout(limits.keepalive_answer)
             .keep_alive_while_idle(true);
         Ok(Self {
             endpoint,
             connector: connector.for_grpc(),
-            max_age,
+            max_age: limits.connection_age,
             current: Mutex::new(None),
         })
     }

@@ -1,4 +1,4 @@
-//! The control plane over gRPC: one method for each RPC of BatonService.
+//! The control plane over gRPC: one method for each RPC of `BatonService`.
 //!
 //! Owns the host id, the deadlines, the bearer token on each call, and the reading of failures. It decides nothing: when
 //! to poll, how long to wait and whether to try again is the caller's business, but for two things, a token that the
@@ -52,7 +52,7 @@ const MAX_WORDS: usize = 500;
 /// Attempts of an upload beside the first one.
 const UPLOAD_RETRIES: usize = 2;
 /// Longest pause between attempts of an upload, also where the server asks for more.
-const MAX_UPLOAD_PAUSE: Duration = Duration::from_secs(60);
+const MAX_UPLOAD_PAUSE: Duration = Duration::from_mins(1);
 
 /// Everything that the connection to ConductorOne is made from.
 #[derive(Debug, Clone)]
@@ -100,6 +100,10 @@ pub struct Timeouts {
     pub upload_answer: Duration,
     /// Age at which a connection is replaced by a new one (30 min).
     pub connection_age: Duration,
+    /// Pause between pings on a connection, used or not (30 s).
+    pub keepalive_interval: Duration,
+    /// How long the answer to a ping may take before the connection counts as dead (20 s).
+    pub keepalive_answer: Duration,
 }
 
 impl Default for Timeouts {
@@ -108,13 +112,15 @@ impl Default for Timeouts {
             dial: Duration::from_secs(10),
             handshake: Duration::from_secs(10),
             token: Duration::from_secs(20),
-            hello: Duration::from_secs(60),
-            poll: Duration::from_secs(60),
+            hello: Duration::from_mins(1),
+            poll: Duration::from_mins(1),
             heartbeat: Duration::from_secs(30),
             finish: Duration::from_secs(30),
-            upload_idle: Duration::from_secs(60),
-            upload_answer: Duration::from_secs(120),
-            connection_age: Duration::from_secs(30 * 60),
+            upload_idle: Duration::from_mins(1),
+            upload_answer: Duration::from_mins(2),
+            connection_age: Duration::from_mins(30),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_answer: Duration::from_secs(20),
         }
     }
 }
@@ -189,8 +195,7 @@ impl GrpcControlPlane {
         let connector = Connector::try_new(
             settings.extra_ca_pem.as_deref(),
             &settings.proxy,
-            settings.timeouts.dial,
-            settings.timeouts.handshake,
+            &settings.timeouts,
         )?;
         let session = session(&settings, settings.credentials.clone(), &connector)?;
         Ok(Self {
@@ -278,7 +283,8 @@ impl GrpcControlPlane {
             }
         };
         match outcome {
-            Some(Ok(_empty)) => Ok(()),
+            Some(Ok(_empty)) if feed.is_complete() => Ok(()),
+            Some(Ok(_empty)) => Err(Error::CutShort),
             Some(Err(status)) => {
                 let failure = failure(OPERATION, upload_idle, status);
                 if is_unauthenticated(&failure) {
@@ -437,6 +443,7 @@ impl ControlPlane for GrpcControlPlane {
             .sleep(sleep)
             .when(|error| {
                 is_unauthenticated(error)
+                    || is_damaged(error)
                     || matches!(error.class(), Class::Retryable | Class::Throttled(_))
             })
             .adjust(|error, planned| match error.class() {
@@ -481,12 +488,7 @@ fn session(
     )?;
     Ok(Session {
         tokens: TokenSource::new(endpoint),
-        link: Link::try_new(
-            &host,
-            &user_agent,
-            connector,
-            settings.timeouts.connection_age,
-        )?,
+        link: Link::try_new(&host, &user_agent, connector, &settings.timeouts)?,
     })
 }
 
@@ -543,6 +545,17 @@ fn duration(wire: &ProtoDuration) -> Duration {
     let seconds = u64::try_from(total / NANOS).unwrap_or(u64::MAX);
     let nanos = u32::try_from(total % NANOS).unwrap_or(0);
     Duration::new(seconds, nanos)
+}
+
+/// Whether the server saw another checksum than we sent: the file is whole on our side, so sending it again may help.
+fn is_damaged(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Status {
+            code: Code::DataLoss,
+            ..
+        }
+    )
 }
 
 fn is_unauthenticated(error: &Error) -> bool {

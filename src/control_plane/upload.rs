@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -35,9 +36,10 @@ enum Item {
     End,
 }
 
-/// The two ends of one attempt.
+/// Our end of one attempt.
 pub(crate) struct Feed {
     sender: mpsc::Sender<Item>,
+    complete: AtomicBool,
 }
 
 /// A feed, and the stream of what it sends.
@@ -53,7 +55,11 @@ pub(crate) fn feed() -> (Feed, impl Stream<Item = Message> + Send + 'static) {
                 Some(Item::End) | None => None,
             })
         });
-    (Feed { sender }, messages)
+    let feed = Feed {
+        sender,
+        complete: AtomicBool::new(false),
+    };
+    (feed, messages)
 }
 
 impl Feed {
@@ -90,6 +96,7 @@ impl Feed {
                 sha256_checksum: source.digest.clone().finish(),
                 annotations: Vec::new(),
             });
+            self.complete.store(true, Ordering::Relaxed);
             open = self.push(eof, &source, idle).await?;
         }
         if open {
@@ -97,6 +104,11 @@ impl Feed {
             self.give(Item::End, &source, idle).await?;
         }
         Ok(())
+    }
+
+    /// Whether all of the file went out, so that an answer can be about all of it.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
     }
 
     async fn push(&self, msg: Msg, source: &Source, idle: Duration) -> Result<bool, Error> {

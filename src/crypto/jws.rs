@@ -1,4 +1,4 @@
-//! The client assertion: a compact JWS signed with EdDSA.
+//! The client assertion: a compact JWS signed with `EdDSA`.
 //!
 //! Owns the exact header and claims that the token endpoint expects. It signs only; nothing here verifies.
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{hex, jwk::Ed25519Jwk};
 
 /// How long an assertion is valid, and how far its `nbf` lies in the past for the sake of slow clocks.
-pub const ASSERTION_WINDOW: Duration = Duration::from_secs(120);
+pub const ASSERTION_WINDOW: Duration = Duration::from_mins(2);
 
 /// The assertion could not be made.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -21,7 +21,7 @@ use crate::{
 pub const MAX_FAILURES: u32 = 9;
 /// The bounds of the interval that the server may ask for, as in the SDK.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
-const INTERVAL_MAX: Duration = Duration::from_secs(300);
+const INTERVAL_MAX: Duration = Duration::from_mins(5);
 /// The first delay after a failed beat.
 const RETRY: Duration = Duration::from_secs(2);
 

@@ -6,7 +6,7 @@ use crate::error::Class;
 
 /// The shortest and the longest pause that a peer can impose.
 const THROTTLE_MIN: Duration = Duration::from_secs(1);
-const THROTTLE_MAX: Duration = Duration::from_secs(300);
+const THROTTLE_MAX: Duration = Duration::from_mins(5);
 
 /// Doubling delays up to a cap, each cut by a random part of up to a half, so that many workers do not come back
 /// together.
@@ -69,11 +69,11 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) const fn new() -> Self {
         Self {
-            transient: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            transient: Backoff::new(Duration::from_secs(1), Duration::from_mins(1)),
             // A connection that was closed in good order is opened again at once; one that always is, is not.
-            interrupted: Backoff::new(Duration::from_millis(200), Duration::from_secs(60)),
-            slow: Backoff::new(Duration::from_secs(5), Duration::from_secs(300)),
-            auth: Backoff::new(Duration::from_secs(30), Duration::from_secs(300)),
+            interrupted: Backoff::new(Duration::from_millis(200), Duration::from_mins(1)),
+            slow: Backoff::new(Duration::from_secs(5), Duration::from_mins(5)),
+            auth: Backoff::new(Duration::from_secs(30), Duration::from_mins(5)),
             failures: 0,
             last: None,
         }

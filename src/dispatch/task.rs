@@ -12,6 +12,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     NO_ANSWER, Shared, count, heartbeat, lock, millis,
@@ -25,6 +26,9 @@ use crate::{
     proto::baton,
     supervisor::guarded,
 };
+
+/// How long before the end of the process the last report is given up, so that its loss is still logged.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// The right to work on a task id; while it is held, a second delivery is ignored.
 pub(super) struct Claim {
@@ -143,7 +147,10 @@ impl Job {
             control_plane: self.shared.control_plane.as_ref(),
         };
         let handler = self.shared.registry.handler(self.kind);
-        let handled = guarded(async { handler.handle(&self.task, context).await });
+        // Whatever the work logs, the client of the directory included, then names the task.
+        let span =
+            tracing::info_span!("task", task.id = self.task.id, task.kind = self.kind.name());
+        let handled = guarded(async { handler.handle(&self.task, context).await }).instrument(span);
         let mut handled = std::pin::pin!(handled);
         let ended = tokio::select! {
             biased;
@@ -190,7 +197,7 @@ impl Job {
             );
             return;
         };
-        self.log(&result, begun);
+        self.log(&result, cause, begun);
         match self.finish(result).await {
             Ok(attempts) => {
                 count(&self.shared.counters.reported);
@@ -209,7 +216,7 @@ impl Job {
         }
     }
 
-    fn log(&self, result: &TaskResult, begun: Instant) {
+    fn log(&self, result: &TaskResult, cause: Option<Cause>, begun: Instant) {
         let duration_ms = millis(begun.elapsed());
         match result {
             TaskResult::Success { .. } => tracing::info!(
@@ -223,9 +230,8 @@ impl Job {
                 non_retryable,
                 ..
             } => {
-                let code = Code::from_number(status.code);
-                // Cancelled and handed-back tasks are no failure that a person should look at.
-                if matches!(code, Code::Cancelled) {
+                // A task that was stopped on purpose is no failure that a person should look at.
+                if cause.is_some_and(|cause| cause.message() == status.message) {
                     tracing::info!(
                         task.id = self.task.id,
                         task.kind = self.kind.name(),
@@ -238,7 +244,7 @@ impl Job {
                         task.id = self.task.id,
                         task.kind = self.kind.name(),
                         duration_ms,
-                        code = %code,
+                        code = %Code::from_number(status.code),
                         error = status.message,
                         non_retryable,
                         "a task failed"
@@ -257,9 +263,9 @@ impl Job {
         let mut process_end = self.shared.end.subscribe();
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         loop {
-            let deadline = process_end
-                .borrow_and_update()
-                .map_or(budget_end, |end| end.min(budget_end));
+            let deadline = process_end.borrow_and_update().map_or(budget_end, |end| {
+                end.checked_sub(LAST_WORD).unwrap_or(end).min(budget_end)
+            });
             let attempt_end = deadline.min(Instant::now() + timing.call_limit);
             let attempt = self
                 .shared

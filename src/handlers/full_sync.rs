@@ -25,7 +25,8 @@ use crate::{
     clock::Clock,
     connector::Connector,
     proto::baton::{self, task::SyncFullTask, task::TaskType},
-    syncer::{self, Environment, Progress, SyncRequest},
+    syncer::{self, Environment, SyncRequest},
+    telemetry::progress::LogLines,
 };
 
 /// How the names of our temporary folders begin. The SDK's temporary files begin with the first three words; the rest
@@ -34,6 +35,8 @@ pub const TEMP_PREFIX: &str = "baton-sdk-sync-upload-jumpcloud-";
 /// Held open and locked for as long as the owner of a temporary folder lives.
 const LOCK_FILE: &str = "lock";
 const SYNC_FILE: &str = "sync.c1z";
+/// Longest id of a resource or a resource type in a task, in bytes.
+const MAX_ID: usize = 1024;
 
 /// What local flags say about syncs in service mode.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,9 +91,7 @@ impl FullSync {
         context: Context<'_>,
     ) -> Result<(), Error> {
         let file = folder.join(SYNC_FILE);
-        let progress = LoggedProgress {
-            task_id: context.task_id.to_owned(),
-        };
+        let progress = LogLines::new();
         let environment = Environment {
             work_dir: folder,
             clock: self.clock.as_ref(),
@@ -166,6 +167,7 @@ fn request(
     task_id: &str,
 ) -> Result<SyncRequest, Error> {
     check_engine(&options.storage_engine, &local.storage_engine, task_id)?;
+    check_ids(options)?;
     let resource_type_ids = if options.sync_resource_type_ids.is_empty() {
         local.resource_type_ids.clone()
     } else {
@@ -186,6 +188,45 @@ fn request(
         empty: local.skip_full_sync,
         workers: local.workers,
     })
+}
+
+/// A target without an id could only be left out, and the partial sync would then look like a complete answer.
+fn check_ids(options: &SyncFullTask) -> Result<(), Error> {
+    let check = |field: &dyn Fn() -> String, id: &str| {
+        let problem = match id.len() {
+            0 => "is empty".to_owned(),
+            1..=MAX_ID => return Ok(()),
+            length => format!("has {length} bytes, more than any id"),
+        };
+        Err(Error::Malformed {
+            kind: Kind::SyncFull,
+            problem: format!("field {} {problem}", field()),
+        })
+    };
+    for (position, id) in options.sync_resource_type_ids.iter().enumerate() {
+        check(&|| format!("sync_resource_type_ids[{position}]"), id)?;
+    }
+    for (position, target) in options.targeted_sync_resources.iter().enumerate() {
+        let field = |rest| format!("targeted_sync_resources[{position}].{rest}");
+        let ids = [
+            ("id", target.id.as_ref()),
+            ("parent_resource_id", target.parent_resource_id.as_ref()),
+        ];
+        for (name, id) in ids {
+            match id {
+                Some(id) => {
+                    check(
+                        &|| field(format!("{name}.resource_type")),
+                        &id.resource_type,
+                    )?;
+                    check(&|| field(format!("{name}.resource")), &id.resource)?;
+                }
+                None if name == "id" => check(&|| field(name.to_owned()), "")?,
+                None => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every file is written in format v1 (`sqlite`), which the server reads whatever it asked for.
@@ -321,32 +362,6 @@ async fn blocking<T: Send + 'static>(
             action: action.to_owned(),
             source,
         })
-}
-
-/// Logs the phases of a sync, so that a long one is seen to get on.
-#[derive(Debug)]
-struct LoggedProgress {
-    task_id: String,
-}
-
-impl Progress for LoggedProgress {
-    fn phase(&self, name: &'static str) {
-        tracing::info!(
-            task.id = self.task_id,
-            phase = name,
-            "the sync reads {name}"
-        );
-    }
-
-    fn advance(&self, resource_type_id: &str, done: u64, total: u64) {
-        tracing::debug!(
-            task.id = self.task_id,
-            resource.r#type = resource_type_id,
-            done,
-            total,
-            "the sync got on"
-        );
-    }
 }
 
 #[cfg(test)]

@@ -125,11 +125,11 @@ impl OsRelease {
                 "ID" => value.clone_into(&mut release.id),
                 // Listed from the nearest relative to the farthest.
                 "ID_LIKE" => {
-                    release.family = value
+                    value
                         .split_whitespace()
                         .next()
                         .unwrap_or_default()
-                        .to_owned();
+                        .clone_into(&mut release.family);
                 }
                 "VERSION_ID" => value.clone_into(&mut release.version),
                 _ => {}
@@ -272,7 +272,7 @@ impl Announcement {
     }
 }
 
-/// Answers `hello`: a Hello that carries the task's id ends the task, so no FinishTask follows.
+/// Answers `hello`: a Hello that carries the task's id ends the task, so no `FinishTask` follows.
 #[derive(Debug)]
 pub struct Hello {
     announcement: Arc<Announcement>,

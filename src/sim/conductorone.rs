@@ -15,7 +15,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use secrecy::SecretString;
 use tokio::task::JoinSet;
 
 use crate::clock::{Clock, SystemClock};
@@ -203,14 +202,14 @@ impl ConductorOneSim {
         &self.control.0.client.id
     }
 
-    /// The client secret that is accepted.
-    pub fn client_secret(&self) -> &SecretString {
-        &self.control.0.client.secret
+    /// The client secret that is accepted, for writing it where a connector reads it and for searching output for it.
+    pub fn client_secret(&self) -> &str {
+        credentials::expose(&self.control.0.client.secret)
     }
 
-    /// The client secret in plain text, for writing it where a connector reads it and for searching output for it.
+    /// The same as [`ConductorOneSim::client_secret`].
     pub fn client_secret_text(&self) -> &str {
-        credentials::expose(&self.control.0.client.secret)
+        self.client_secret()
     }
 
     /// The certificate of the authority that signed the simulator's own.

@@ -41,7 +41,7 @@ const REFUSAL: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The connector to run; without it `baton-jumpcloud` beside this program.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", overrides_with = "connector")]
     pub connector: Option<PathBuf>,
     /// Directory users of the simulated tenant.
     #[arg(long, default_value_t = 250)]
@@ -486,7 +486,7 @@ impl Act<'_> {
         );
         let output = daemon.output().await?;
         for (what, secret) in [
-            ("client secret", self.cloud.client_secret_text()),
+            ("client secret", self.cloud.client_secret()),
             ("API key", jumpcloud::FULL_KEY),
         ] {
             ensure!(

@@ -1,3 +1,5 @@
+//! What is spawned, what is drained, and what signals do.
+
 use super::*;
 
 #[derive(Debug, thiserror::Error)]

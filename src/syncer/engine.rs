@@ -29,6 +29,8 @@ use crate::{
 const WORKERS: usize = 8;
 /// Attempts of the start-up check.
 const VALIDATE_ATTEMPTS: u32 = 5;
+/// No attempt of the start-up check begins later than this: a connector that waits by itself has waited enough then.
+const VALIDATE_BUDGET: Duration = Duration::from_mins(1);
 /// Stored resources read at once, to be listed or multiplied.
 const RESOURCES: usize = 256;
 /// Listings between two looks at the share of warnings.
@@ -121,7 +123,7 @@ async fn write(
     let begun = Instant::now();
     let policy = Policy {
         attempts: VALIDATE_ATTEMPTS,
-        budget: limits.retry_budget,
+        budget: limits.retry_budget.min(VALIDATE_BUDGET),
     };
     let mut warnings = tokio::select! {
         biased;
@@ -226,10 +228,13 @@ struct State {
     /// Listings that answered "not found".
     missing: u64,
     warnings: Vec<String>,
+    /// Warnings beyond those kept.
+    more_warnings: u64,
     quality: Quality,
     grants: GrantOutcome,
     has_external_matches: bool,
-    progress: BTreeMap<String, u64>,
+    /// Done and total by resource type, in the running phase.
+    progress: BTreeMap<String, (u64, u64)>,
 }
 
 type CursorKey = (&'static str, bool, String, String, String);
@@ -238,6 +243,8 @@ impl State {
     fn warn(&mut self, warning: String) {
         if self.warnings.len() < WARNINGS_KEPT {
             self.warnings.push(warning);
+        } else {
+            self.more_warnings += 1;
         }
     }
 
@@ -256,15 +263,12 @@ impl State {
     /// What a person should know of the whole sync.
     fn summary(&self, expansion: Option<&expand::Expansion>) -> Vec<String> {
         let mut lines = self.warnings.clone();
-        let more = self.missing.saturating_sub(lines.len() as u64);
-        if more > 0 {
-            lines.push(format!("{more} further listings answered \"not found\""));
-        }
         let mut say = |count: u64, what: &str| {
             if count > 0 {
                 lines.push(format!("{count} {what}"));
             }
         };
+        say(self.more_warnings, "further objects were not found");
         let Quality {
             entitlements_dropped,
             grants_dropped,
@@ -436,8 +440,11 @@ impl Engine<'_> {
             }
             let scoped = self.type_scoped(listing);
             self.state().spawned.extend(scoped);
+            self.begin(listing.phase());
+            let begun = Instant::now();
             self.tell_totals(listing).await?;
-            self.phase(listing.phase(), self.stored(listing)).await?;
+            self.run_jobs(self.stored(listing)).await?;
+            self.end(listing.phase(), begun)?;
         }
         self.check_invariants().await?;
         if !self.request.skip_expand_grants && self.state().grants.expandable > 0 {
@@ -700,6 +707,7 @@ impl Engine<'_> {
                 .writer
                 .run(move |store| store.count_resources(&id))
                 .await?;
+            self.state().progress.insert(type_id.clone(), (0, total));
             self.environment.progress.advance(&type_id, 0, total);
         }
         Ok(())
@@ -713,13 +721,13 @@ impl Engine<'_> {
     }
 
     fn advance(&self, type_id: &str, by: u64) {
-        let done = {
+        let (done, total) = {
             let mut state = self.state();
-            let done = state.progress.entry(type_id.to_owned()).or_default();
-            *done += by;
-            *done
+            let progress = state.progress.entry(type_id.to_owned()).or_default();
+            progress.0 += by;
+            *progress
         };
-        self.environment.progress.advance(type_id, done, 0);
+        self.environment.progress.advance(type_id, done, total);
     }
 
     fn check_warnings(&self) -> Result<(), Error> {
@@ -1193,7 +1201,7 @@ impl Engine<'_> {
 }
 
 /// More than 10 warnings, and more than a tenth of what was done.
-fn too_many(warnings: u64, completed: u64) -> bool {
+pub(super) fn too_many(warnings: u64, completed: u64) -> bool {
     warnings > 10 && completed > 0 && warnings.saturating_mul(10) > completed
 }
 

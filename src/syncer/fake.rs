@@ -13,7 +13,7 @@ use crate::{
     proto::{self, Any, connector as v2},
 };
 
-/// Pages by the token that asks for them; the first page has the token ``.
+/// Pages by the token that asks for them; the token of the first page is empty.
 type Listings<T> = BTreeMap<String, BTreeMap<String, Page<T>>>;
 
 #[derive(Debug, Default)]

@@ -10,9 +10,9 @@ use crate::{
 };
 
 const STEP: Duration = Duration::from_secs(1);
-const MOST: Duration = Duration::from_secs(60);
+const MOST: Duration = Duration::from_mins(1);
 /// The longest wait that a directory can ask for.
-const MOST_ASKED: Duration = Duration::from_secs(10 * 60);
+const MOST_ASKED: Duration = Duration::from_mins(10);
 /// Failures up to this one are logged at debug level.
 const QUIET: u32 = 2;
 

@@ -1,3 +1,5 @@
+//! What a log line looks like, and what never gets into one.
+
 use jiff::Timestamp;
 use tracing::{debug, error, info, info_span, warn};
 

@@ -1,15 +1,33 @@
 //! Malformed input: each gives an error that names the field, keeps every secret to itself and panics nowhere.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use baton_jumpcloud::{
     cli,
-    config::{ManualSource, settings::SETTINGS},
+    clock::SystemClock,
+    config::{Level, Log, LogFormat, ManualSource, settings::SETTINGS},
+    telemetry::{self, Captured, LogControl},
 };
 use proptest::prelude::*;
 
+mod c1z;
+mod conductorone;
+mod credentials;
+mod jumpcloud;
+mod tasks;
+
 const KEY: &str = "SECRETSEED-api-key";
 const MARKER: &str = "SECRETSEED";
+
+/// A subscriber at debug level that knows no secret, so that nothing is hidden that should not have been said.
+fn debug_log() -> (impl tracing::Subscriber + Send + Sync, LogControl, Captured) {
+    let log = Log {
+        level: Level::Debug,
+        format: LogFormat::Json,
+        paths: Vec::new(),
+    };
+    telemetry::capture(&log, &[], Arc::new(SystemClock))
+}
 
 /// One malformed command line with its surroundings, and what the error must say.
 struct Case {

@@ -1,13 +1,13 @@
 //! The integration tests, one binary so that it is linked once.
 #![expect(
-    missing_docs,
     unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
-    reason = "tests fail by panicking, and nobody imports them"
+    clippy::pedantic,
+    reason = "tests fail by panicking, nobody imports them, and they are read more than called"
 )]
 
 mod architecture;
@@ -16,10 +16,12 @@ mod c1z_file;
 mod cli;
 mod contract;
 mod control_plane;
+mod daemon;
 mod dispatch;
 mod jumpcloud_client;
 mod jumpcloud_sim;
 mod jumpcloud_sync;
 mod process;
 mod recovery;
+mod secrets;
 mod sim_conductorone;

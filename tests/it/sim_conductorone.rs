@@ -14,7 +14,8 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use baton_jumpcloud::{
-    clock::ManualClock,
+    clock::{ManualClock, SystemClock},
+    connector::jumpcloud::{self as connector, client},
     proto::{
         self, Any, RpcStatus,
         baton::{
@@ -29,9 +30,14 @@ use baton_jumpcloud::{
         },
         connector as v2,
     },
-    sim::conductorone::{
-        self, Args, Break, ConductorOneSim, Config, Control, Rpc, Script, Stage, full_sync, hello,
+    sim::{
+        conductorone::{
+            self, Args, Break, ConductorOneSim, Config, Control, Rpc, Script, Stage, full_sync,
+            hello,
+        },
+        jumpcloud::{self, JumpCloudSim},
     },
+    syncer,
 };
 use clap::Parser as _;
 use prost::Message as _;
@@ -116,7 +122,7 @@ fn http(sim: &ConductorOneSim) -> reqwest::Client {
 }
 
 async fn post_form(sim: &ConductorOneSim, form: TokenForm) -> (u16, Value) {
-    let key = key_of(sim.client_secret_text());
+    let key = key_of(sim.client_secret());
     let pair = form.pair.as_ref().unwrap_or(&key.pair);
     let mut fields = form.form;
     if !fields.iter().any(|(name, _)| name == "client_assertion") {
@@ -348,7 +354,10 @@ CREATE INDEX idx_entitlements_resource_id_v1 ON v1_entitlements (resource_type_i
 CREATE UNIQUE INDEX idx_entitlements_external_sync_v1 ON v1_entitlements (external_id, sync_id);
 CREATE TABLE v1_sync_runs (id integer primary key, sync_id text not null, started_at datetime not null,
     ended_at datetime, sync_token text not null, sync_type text not null default 'full',
-    grants_backfilled integer not null default 0);
+    parent_sync_id text not null default '', linked_sync_id text not null default '',
+    supports_diff integer not null default 0, grants_backfilled integer not null default 0, stats text,
+    ingest_invariant_generation text not null default '', ingest_invariant_coverage text not null default '',
+    ingest_invariant_mode text not null default '');
 CREATE UNIQUE INDEX idx_sync_runs_sync_id_v1 ON v1_sync_runs (sync_id);
 CREATE TABLE v1_grants (id integer primary key, resource_type_id text not null, resource_id text not null,
     entitlement_id text not null, principal_resource_type_id text not null, principal_resource_id text not null,
@@ -356,7 +365,8 @@ CREATE TABLE v1_grants (id integer primary key, resource_type_id text not null, 
     sync_id text not null, discovered_at datetime not null);
 CREATE INDEX idx_grants_resource_type_id_resource_id_v1 ON v1_grants (resource_type_id, resource_id);
 CREATE INDEX idx_grants_principal_id_v1 ON v1_grants (principal_resource_type_id, principal_resource_id);
-CREATE INDEX idx_grants_entitlement_id_principal_id_v1 ON v1_grants (entitlement_id);
+CREATE INDEX idx_grants_entitlement_id_principal_id_v1
+    ON v1_grants (entitlement_id, principal_resource_type_id, principal_resource_id);
 CREATE UNIQUE INDEX idx_grants_external_sync_v1 ON v1_grants (external_id, sync_id);
 CREATE INDEX idx_grants_entitlement_sync_grant_v1 ON v1_grants (entitlement_id, sync_id, id);
 CREATE INDEX idx_grants_sync_expansion_v1 ON v1_grants (sync_id) WHERE expansion IS NOT NULL;
@@ -396,8 +406,8 @@ fn c1z(folder: &Path, change: &str) -> Vec<u8> {
     database.execute_batch(TABLES).unwrap();
     database
         .execute(
-            "INSERT INTO v1_sync_runs (sync_id, started_at, ended_at, sync_token, grants_backfilled)
-             VALUES (?1, '2026-01-01 10:00:00', '2026-01-01 10:00:01', '{}', 1)",
+            "INSERT INTO v1_sync_runs (sync_id, started_at, ended_at, sync_token, supports_diff, grants_backfilled)
+             VALUES (?1, '2026-01-01 10:00:00', '2026-01-01 10:00:01.25', '{}', 1, 1)",
             [SYNC],
         )
         .unwrap();
@@ -462,6 +472,10 @@ fn c1z(folder: &Path, change: &str) -> Vec<u8> {
 fn pack(database: &[u8]) -> Vec<u8> {
     let mut file = b"C1ZF\0".to_vec();
     let mut encoder = zstd::stream::write::Encoder::new(&mut file, 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder
+        .set_pledged_src_size(Some(database.len() as u64))
+        .unwrap();
     encoder.write_all(database).unwrap();
     encoder.finish().unwrap();
     file
@@ -490,7 +504,7 @@ async fn the_client_id_names_the_port_and_the_secret_is_an_ed25519_key() {
         sim.client_id(),
         format!("sim-connector@127.0.0.1:{}/clients", sim.address().port())
     );
-    let key = key_of(sim.client_secret_text());
+    let key = key_of(sim.client_secret());
     assert_eq!(key.jwk["kty"], "OKP");
     assert_eq!(key.jwk["crv"], "Ed25519");
     assert_eq!(key.jwk.get("kid"), None);
@@ -770,6 +784,12 @@ async fn every_broken_field_of_hello_is_caught_by_path() {
         }),
         ("annotations".into(), |hello| {
             hello.annotations = vec![proto::pack(&v2::RequestId::default()); 17];
+        }),
+        ("annotations[0].type_url".into(), |hello| {
+            hello.annotations = vec![Any {
+                type_url: "type.googleapis.com/c1.connector.v2.Imagined".into(),
+                value: Vec::new(),
+            }];
         }),
         ("annotations[0].type_url".into(), |hello| {
             hello.annotations = vec![Any {
@@ -1123,8 +1143,51 @@ async fn what_is_wrong_inside_a_file_is_named() {
         ("not a whole zstd frame", cut),
         ("not a SQLite database", pack(&[7; 8192])),
     ];
+    let mut plain = b"C1ZF\0".to_vec();
+    plain.extend(zstd::bulk::compress(&[0; 4096], 3).unwrap());
+    files.push(("must carry a checksum", plain));
+    let mut streamed = b"C1ZF\0".to_vec();
+    let mut encoder = zstd::stream::write::Encoder::new(&mut streamed, 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(&[0; 4096]).unwrap();
+    encoder.finish().unwrap();
+    files.push(("must declare the size", streamed));
     for (problem, change) in [
         ("the table v1_assets is missing", "DROP TABLE v1_assets"),
+        ("v1_assets has the columns", "ALTER TABLE v1_assets ADD COLUMN extra text"),
+        (
+            "must be unique",
+            "DROP INDEX idx_assets_external_sync_v1;
+             CREATE INDEX idx_assets_external_sync_v1 ON v1_assets (external_id, sync_id)",
+        ),
+        (
+            "idx_resources_external_sync_v1 has the columns",
+            "DROP INDEX idx_resources_external_sync_v1;
+             CREATE INDEX idx_resources_external_sync_v1 ON v1_resources (external_id)",
+        ),
+        (
+            "must have the condition",
+            "DROP INDEX idx_grants_sync_expansion_v1;
+             CREATE INDEX idx_grants_sync_expansion_v1 ON v1_grants (sync_id)",
+        ),
+        ("the pragma user_version is 3", "PRAGMA user_version = 3"),
+        ("discovered_at", "UPDATE v1_grants SET discovered_at = '2026-01-01T10:00:00Z'"),
+        ("started_at is not", "UPDATE v1_sync_runs SET started_at = 'yesterday'"),
+        ("ended before it began", "UPDATE v1_sync_runs SET started_at = '2026-01-02 10:00:00'"),
+        ("sync token", "UPDATE v1_sync_runs SET sync_token = ''"),
+        ("no parent", "UPDATE v1_sync_runs SET parent_sync_id = 'x'"),
+        ("supports_diff", "UPDATE v1_sync_runs SET supports_diff = 0"),
+        ("count 0 resource_types", "UPDATE v1_sync_runs SET stats = '{}'"),
+        (
+            "count 7 grants",
+            "UPDATE v1_sync_runs SET stats = '{\"resource_types\":2,\"resources\":2,\"entitlements\":1,
+             \"resources_by_resource_type\":{\"user\":1,\"group\":1},
+             \"entitlements_by_resource_type\":{\"group\":1},\"grants\":7}'",
+        ),
+        (
+            "the task asked for full",
+            "UPDATE v1_sync_runs SET sync_type = 'resources_only', supports_diff = 0",
+        ),
         (
             "the index idx_grants_sync_expansion_v1 is missing",
             "DROP INDEX idx_grants_sync_expansion_v1",
@@ -1159,6 +1222,38 @@ async fn what_is_wrong_inside_a_file_is_named() {
 }
 
 #[tokio::test]
+async fn a_file_must_be_what_its_task_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = c1z(folder.path(), "");
+    let user = baton::task::SyncFullTask {
+        sync_resource_type_ids: vec!["user".to_owned()],
+        ..Default::default()
+    };
+    let targeted = baton::task::SyncFullTask {
+        targeted_sync_resources: vec![resource("user", "1")],
+        ..Default::default()
+    };
+    let no_grants = baton::task::SyncFullTask {
+        skip_grants: true,
+        ..Default::default()
+    };
+    for (options, problem) in [
+        (user, "resources of type group"),
+        (targeted, "asked for partial"),
+        (no_grants, "holds grants"),
+    ] {
+        let sim = quick().await;
+        let id = sim.enqueue(full_sync(options));
+        let mut client = Client::greeted(&sim).await;
+        client.next().await.unwrap().unwrap();
+        client.heartbeat(&id).await.unwrap();
+        client.upload(whole(&id, &file)).await.unwrap_err();
+        let last = sim.breaches().pop().unwrap();
+        assert!(last.problem.contains(problem), "{last}");
+    }
+}
+
+#[tokio::test]
 async fn a_debug_log_may_follow_the_file_of_a_task_with_debug() {
     let sim = quick().await;
     let mut task = full_sync(baton::task::SyncFullTask::default());
@@ -1177,6 +1272,63 @@ async fn a_debug_log_may_follow_the_file_of_a_task_with_debug() {
         .await
         .unwrap();
     assert!(sim.uploads()[1].summary.is_none());
+    sim.assert_clean();
+}
+
+#[tokio::test]
+async fn what_connector_and_engine_write_passes_the_inspection() {
+    let directory = JumpCloudSim::start(jumpcloud::Config::of(jumpcloud::Shape {
+        users: 40,
+        groups: 6,
+        members_per_group: 10,
+        apps: 4,
+        ..jumpcloud::Shape::default()
+    }))
+    .await
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url: url::Url = directory.base_url.parse().unwrap();
+    let client = client::Client::try_new(client::Settings {
+        console_url: url.clone(),
+        insights_url: url,
+        auth: client::Auth::ApiKey(jumpcloud::FULL_KEY.to_owned().into()),
+        org_id: None,
+        timeout: PATIENCE,
+        extra_ca_pem: None,
+        max_concurrency: 4,
+    })
+    .unwrap();
+    let settings = connector::Settings {
+        merge_administrators: false,
+        work_dir: folder.path().to_owned(),
+    };
+    let connector = connector::JumpCloud::new(client, settings);
+    let path = folder.path().join("sync.c1z");
+    let environment = syncer::Environment {
+        work_dir: folder.path(),
+        clock: &SystemClock,
+        progress: &syncer::NoProgress,
+        cancel: &tokio_util::sync::CancellationToken::new(),
+    };
+    let request = syncer::SyncRequest::default();
+    syncer::sync_to_file(&connector, &request, environment, &path)
+        .await
+        .unwrap();
+
+    let (sim, mut client, id) = syncing().await;
+    client
+        .upload(whole(&id, &std::fs::read(&path).unwrap()))
+        .await
+        .unwrap();
+    let summary = sim.uploads().remove(0).summary.unwrap();
+    let truth = directory.truth();
+    let row = |count: usize| Some(count as u64);
+    let found = |kind: &str| summary.resources.get(kind).copied();
+    assert_eq!(found("user"), row(truth.users.len() + truth.admins.len()));
+    assert_eq!(found("group"), row(truth.groups.len()));
+    assert_eq!(found("app"), row(truth.apps.len() + 1));
+    let members: usize = truth.groups.values().map(|group| group.members.len()).sum();
+    assert_eq!(summary.grants.get("group").copied(), row(members));
     sim.assert_clean();
 }
 
@@ -1567,4 +1719,84 @@ async fn only_loopback_addresses_are_listened_on() {
     };
     let error = ConductorOneSim::start(config).await.unwrap_err();
     assert!(error.to_string().contains("loopback"));
+}
+
+// The demonstration, with the real binaries.
+
+async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_baton-sim"))
+        .arg("demo")
+        .args(["--connector", env!("CARGO_BIN_EXE_baton-jumpcloud")])
+        .args(["--users", "60", "--groups", "5", "--apps", "3"])
+        .args(arguments)
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_mins(1), output)
+        .await
+        .unwrap()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[tokio::test]
+async fn the_demonstration_passes_and_tells_every_step() {
+    let (code, told, failed) = demo(&[]).await;
+    assert_eq!(code, Some(0), "{told}\n{failed}");
+    let mut rest = told.as_str();
+    for step in [
+        "client secret and API key read from files",
+        "JumpCloud connector, baton-jumpcloud",
+        "resource types: app, group, role, user",
+        "queued",
+        "taken by the daemon",
+        "heartbeat",
+        "SHA-256 right",
+        "success, sync",
+        "RESOURCE TYPE",
+        "JumpCloud calls (the official connector needs",
+        "bytes uploaded",
+        "ACCOUNT",
+        "administrator",
+        "ENTITLEMENT",
+        "SIGTERM     sent",
+        "exit code 0",
+        "demo passed in",
+    ] {
+        let at = rest
+            .find(step)
+            .unwrap_or_else(|| panic!("{step:?} is missing or out of order:\n{told}"));
+        rest = &rest[at..];
+    }
+}
+
+#[tokio::test]
+async fn the_demonstration_with_a_refused_secret_fails_with_one_line_of_advice() {
+    let (code, told, failed) = demo(&["--reject-secret"]).await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("refused: the client secret is revoked"),
+        "{told}"
+    );
+    let lines: Vec<&str> = failed.lines().collect();
+    assert_eq!(lines.len(), 1, "{failed}");
+    assert!(lines[0].contains("demo failed: "), "{failed}");
+    assert!(
+        lines[0].contains("client secret") && lines[0].contains("new"),
+        "{failed}"
+    );
+}
+
+#[tokio::test]
+async fn the_demonstration_without_a_connector_says_how_to_build_it() {
+    let (code, told, failed) = demo(&["--connector", "/nowhere/baton-jumpcloud"]).await;
+    assert_ne!(code, Some(0), "{told}");
+    assert!(
+        failed.contains("demo failed: /nowhere/baton-jumpcloud does not exist; build it"),
+        "{failed}"
+    );
 }

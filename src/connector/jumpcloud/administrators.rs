@@ -1,5 +1,9 @@
 //! Administrators: accounts of their own, beside directory users, in the same resource type.
 //!
+//! Profile keys: `id`, `organization`, `account_kind` = `administrator`, `is_administrator`, `administrator_roles`,
+//! `directory_user_id` (the same person's directory account), `mfa_required`, `mfa_enrolled`, `api_key_allowed`,
+//! `api_key_set`, `api_key_created_at`, `api_key_expires_at`, `api_key_updated_at`, `password_changed_at`.
+//!
 //! Owns the list of administrators of a sync (one call for most tenants), their resources and their link to directory
 //! users. Never merges on a guess: where a link or an e-mail fits more than one account, the accounts stay apart.
 
@@ -104,6 +108,15 @@ impl JumpCloud {
                     accounts.push(account);
                 }
             }
+        }
+        if let Some(org_id) = self.client.org_id()
+            && self.client.administrators_are_unscoped()
+        {
+            // One without organisation belongs to the provider, and may administer this organisation too.
+            accounts.retain(|account| {
+                filled(account.row.organization.as_deref())
+                    .is_none_or(|organization| organization.eq_ignore_ascii_case(org_id))
+            });
         }
         Ok(Arc::new(Administrators { accounts }))
     }

@@ -253,11 +253,11 @@ fn administration() -> v2::Resource {
 }
 
 impl Row for wire::Application {
-    fn id(&self) -> Option<&str> {
-        Self::id(self)
+    fn usable_id(&self) -> Option<&str> {
+        self.id()
     }
 
-    fn resource(&self, id: &str) -> v2::Resource {
+    fn to_resource(&self, id: &str) -> v2::Resource {
         resource(self, id)
     }
 }

@@ -277,6 +277,14 @@ impl Client {
         self.shared.org_is_refused()
     }
 
+    /// The organisation that requests name, if one is configured.
+    pub fn org_id(&self) -> Option<&str> {
+        self.shared
+            .org_id
+            .as_ref()
+            .and_then(|org_id| org_id.to_str().ok())
+    }
+
     /// What was asked of each endpoint, by path template.
     pub fn stats(&self) -> BTreeMap<&'static str, EndpointStats> {
         self.shared

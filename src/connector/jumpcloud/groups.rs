@@ -178,11 +178,11 @@ fn how_members_come(profile: Option<&Struct>) -> Vec<Any> {
 }
 
 impl Row for wire::UserGroup {
-    fn id(&self) -> Option<&str> {
-        Self::id(self)
+    fn usable_id(&self) -> Option<&str> {
+        self.id()
     }
 
-    fn resource(&self, id: &str) -> v2::Resource {
+    fn to_resource(&self, id: &str) -> v2::Resource {
         resource(self, id)
     }
 }

@@ -31,9 +31,9 @@ const EDGES_PER_PAGE: usize = 1000;
 /// A row that is a resource.
 pub(super) trait Row: DeserializeOwned + Send + 'static {
     /// The id, if it is usable.
-    fn id(&self) -> Option<&str>;
+    fn usable_id(&self) -> Option<&str>;
     /// The resource of a row with this id.
-    fn resource(&self, id: &str) -> v2::Resource;
+    fn to_resource(&self, id: &str) -> v2::Resource;
 }
 
 /// The resources of one type in one sync.
@@ -53,6 +53,7 @@ impl Listing {
         list: List,
         first: Option<v2::Resource>,
     ) -> Result<Self, Error> {
+        let endpoint = list.template;
         let mut spool = Writer::create(folder).await?;
         let mut known = HashSet::new();
         let mut pages = client.pages::<T>(list);
@@ -62,12 +63,12 @@ impl Listing {
             .unwrap_or_default();
         while let Some(rows) = pages.next().await.transpose()? {
             for row in rows {
-                let Some(id) = row.id() else {
+                let Some(id) = row.usable_id() else {
                     session.warn(Warning::RowWithoutId, "");
                     continue;
                 };
                 if known.insert(Id::new(id)) {
-                    let resource = row.resource(id);
+                    let resource = row.to_resource(id);
                     bytes.extend_from_slice(&resource.encode_length_delimited_to_vec());
                 }
             }
@@ -78,6 +79,11 @@ impl Listing {
         }
         let mut known: Vec<Id> = known.into_iter().collect();
         known.sort_unstable();
+        tracing::debug!(
+            http.endpoint = endpoint,
+            row.count = known.len(),
+            "read a list"
+        );
         Ok(Self {
             spool: spool.finish(),
             known,

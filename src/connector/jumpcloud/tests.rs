@@ -89,7 +89,7 @@ fn avery() -> Json {
             "addresses": [], "relationships": [],
             "ssh_keys": [{"_id": "64ab00000000000000000e01", "name": "laptop",
                 "public_key": "ssh-ed25519 AAAAC3Nzfixture", "create_date": "2025-01-10T10:00:00.000Z"}],
-            "external_dn": "", "external_source_type": "", "restrictedFields": [], "admin": null,
+            "external_dn": "", "external_source_type": "", "restrictedFields": [], "admin": null
             }"#,
     )
     .unwrap()
@@ -1361,6 +1361,35 @@ async fn long_names_are_cut_between_characters() {
     assert!(entitlement.display_name.len() <= 1024);
     assert!(entitlement.display_name.ends_with(" Group Member"));
     assert_eq!(synced.get(USER, AVERY).display_name.len(), 1023);
+}
+
+#[tokio::test]
+async fn a_group_of_many_members_is_read_once_and_served_in_pages_that_can_be_served_again() {
+    let mut tenant = example();
+    *tenant.members(ENGINEERING) = (0..2500)
+        .map(|number| edge("user", &format!("{number:024x}")))
+        .collect();
+    let rig = rig(tenant).await;
+    let scope = scope("s");
+    let group = rig.get(GROUP, ENGINEERING).await.unwrap();
+    let page = async |token: Option<&str>| {
+        let page = rig
+            .connector
+            .list_grants(&scope, &group, token)
+            .await
+            .unwrap();
+        (page.items.len(), page.next)
+    };
+    let before = rig.calls().len();
+    assert_eq!(page(None).await, (1000, Some("1000".to_owned())));
+    assert_eq!(page(Some("1000")).await, (1000, Some("2000".to_owned())));
+    assert_eq!(page(Some("1000")).await, (1000, Some("2000".to_owned())));
+    assert_eq!(rig.calls().len() - before, 25);
+    assert_eq!(page(Some("2000")).await, (500, None));
+    assert_eq!(rig.calls().len() - before, 25);
+    // The last page ended the memory; asked for again, the list is read again.
+    assert_eq!(page(Some("2000")).await, (500, None));
+    assert_eq!(rig.calls().len() - before, 50);
 }
 
 #[tokio::test]

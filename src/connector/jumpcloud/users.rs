@@ -5,8 +5,21 @@
 //! 100,000 users, while reading about 15 MiB. Later pages come from the spool.
 //!
 //! Profile keys of the official connector: `id`, `job_title`, `organization`, `department`, `username`, `manager_id`,
-//! `manager` (an e-mail), `employee_id`, `employee_type`. Custom attributes are `attribute_<name>`, a prefix that no
-//! other key has, so no attribute can pose as a built-in fact.
+//! `manager` (an e-mail), `employee_id`, `employee_type`. Ours beside them, left out where JumpCloud says nothing:
+//!
+//! | About | Keys |
+//! |---|---|
+//! | account | `account_kind` = `directory_user`, `creation_source`, `description` |
+//! | work | `company`, `cost_center`, `location`, `phone_numbers`, `addresses` |
+//! | administration | `is_administrator`, `administrator_id`, `administrator_roles` |
+//! | password | `password_state` (`set`, `expired`, `never_set`), `password_changed_at`, `password_expires_at`, `password_never_expires`, `password_authority`, `locked_at` |
+//! | second factor | `mfa_required`, `mfa_excluded`, `mfa_excluded_until`, `mfa_enrollment`, `mfa_totp`, `mfa_webauthn`, `mfa_push`, `mfa_jumpcloud_go` |
+//! | devices | `device_sudo`, `device_sudo_without_password`, `ssh_key_count`, `ssh_key_names` |
+//! | origin | `external_source_type`, `external_dn`, `restricted_fields` |
+//!
+//! Custom attributes are `attribute_<name>`, a prefix that no other key has, so no attribute can pose as a built-in
+//! fact. A user asked for alone has the link to an administrator only where JumpCloud's own record names it: a match by
+//! e-mail needs the whole list.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -229,6 +242,12 @@ impl JumpCloud {
         known.sort_unstable();
         emails.retain(|id, email| !email.is_empty() && managers.contains(id));
         emails.shrink_to_fit();
+        tracing::debug!(
+            resource.type = USER,
+            row.count = known.len(),
+            administrator.count = administrators.accounts.len(),
+            "read the list of users"
+        );
         Ok(Arc::new(Users {
             spool: spool.finish(),
             managers: emails,

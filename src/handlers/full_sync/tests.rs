@@ -1,1 +1,85 @@
+//! Options and the temporary folder.
 
+use super::*;
+use crate::proto::connector as v2;
+
+const TASK: &str = "000000000000000000000000001";
+
+#[test]
+fn every_option_of_the_task_reaches_the_engine() {
+    let targeted = vec![v2::Resource {
+        id: Some(v2::ResourceId {
+            resource_type: "group".to_owned(),
+            resource: "one".to_owned(),
+            ..v2::ResourceId::default()
+        }),
+        ..v2::Resource::default()
+    }];
+    let options = SyncFullTask {
+        skip_expand_grants: true,
+        skip_entitlements_and_grants: true,
+        skip_grants: true,
+        targeted_sync_resources: targeted.clone(),
+        sync_resource_type_ids: vec!["group".to_owned()],
+        ..SyncFullTask::default()
+    };
+    let local = LocalOptions {
+        resource_type_ids: vec!["user".to_owned()],
+        workers: 7,
+        skip_full_sync: false,
+        storage_engine: String::new(),
+    };
+    let asked = request(&options, &local, TASK).unwrap();
+    assert!(asked.skip_expand_grants);
+    assert!(asked.skip_entitlements_and_grants);
+    assert!(asked.skip_grants);
+    assert!(!asked.empty);
+    assert_eq!(asked.targeted, targeted);
+    assert_eq!(asked.resource_type_ids, ["group"]);
+    assert_eq!(asked.workers, 7);
+}
+
+#[test]
+fn local_resource_types_count_where_the_task_names_none() {
+    let local = LocalOptions {
+        resource_type_ids: vec!["user".to_owned()],
+        ..LocalOptions::default()
+    };
+    let asked = request(&SyncFullTask::default(), &local, TASK).unwrap();
+    assert_eq!(asked.resource_type_ids, ["user"]);
+}
+
+#[test]
+fn the_local_storage_engine_beats_that_of_the_task() {
+    for (asked, local, good) in [
+        ("", "", true),
+        ("sqlite", "", true),
+        ("pebble", "", true),
+        ("stone", "", false),
+        ("stone", "sqlite", true),
+        ("sqlite", "stone", false),
+    ] {
+        assert_eq!(
+            check_engine(asked, local, TASK).is_ok(),
+            good,
+            "{asked} {local}"
+        );
+    }
+}
+
+#[test]
+fn the_folder_of_a_sync_is_private_locked_and_gone_with_its_owner() {
+    let work_dir = tempfile::tempdir().unwrap();
+    let folder = Folder::create(work_dir.path()).unwrap();
+    let path = folder.path().to_owned();
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    assert!(
+        File::open(path.join(LOCK_FILE))
+            .unwrap()
+            .try_lock()
+            .is_err()
+    );
+    drop(folder);
+    assert!(!path.exists());
+}

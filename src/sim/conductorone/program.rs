@@ -149,12 +149,7 @@ pub(in crate::sim) async fn write_credentials(
         .await
         .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
     write(&folder.join("client-id"), sim.client_id(), 0o644).await?;
-    write(
-        &folder.join("client-secret"),
-        sim.client_secret_text(),
-        0o600,
-    )
-    .await?;
+    write(&folder.join("client-secret"), sim.client_secret(), 0o600).await?;
     write(&folder.join("ca.pem"), sim.ca_pem(), 0o644).await
 }
 

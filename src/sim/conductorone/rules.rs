@@ -4,10 +4,13 @@
 //! service's own validation annotations: `B` counts bytes, `chars` counts code points, and "empty ok" skips the rule
 //! for the zero value.
 
+use std::{collections::BTreeSet, sync::OnceLock};
+
 use prost::{Message, Name};
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
 use crate::proto::{
-    Any, RpcStatus,
+    Any, DESCRIPTORS, RpcStatus,
     baton::{
         BatonServiceFinishTaskRequest, BatonServiceGetTaskRequest, BatonServiceGetTasksRequest,
         BatonServiceHeartbeatRequest, BatonServiceHelloRequest,
@@ -287,6 +290,29 @@ pub(super) fn is_task_id(text: &str) -> bool {
 
 const PREFIX: &str = "type.googleapis.com/";
 
+/// Whether the contract has a message of this full name.
+fn is_message(name: &str) -> bool {
+    static NAMES: OnceLock<BTreeSet<String>> = OnceLock::new();
+    NAMES
+        .get_or_init(|| {
+            let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
+            let mut names = BTreeSet::new();
+            for file in &files.file {
+                collect(file.package(), &file.message_type, &mut names);
+            }
+            names
+        })
+        .contains(name)
+}
+
+fn collect(scope: &str, messages: &[DescriptorProto], names: &mut BTreeSet<String>) {
+    for message in messages {
+        let name = format!("{scope}.{}", message.name());
+        collect(&name, &message.nested_type, names);
+        names.insert(name);
+    }
+}
+
 /// Tries the listed types one after the other; `true` when one of them was it.
 macro_rules! check_packed {
     ($at:ident, $any:ident, $name:ident: $($type:ty),+ $(,)?) => {
@@ -323,6 +349,13 @@ impl Rules for Any {
             at.report("type_url", "must end with the full name of a message");
             return;
         }
+        if name.starts_with("c1.") && !is_message(name) {
+            at.report(
+                "type_url",
+                "names a message that the contract does not have",
+            );
+            return;
+        }
         check_packed!(at, self, name:
             v2::UserTrait, v2::GroupTrait, v2::RoleTrait, v2::AppTrait, v2::SecretTrait,
             v2::ExternalLink, v2::GrantExpandable, v2::GrantImmutable, v2::GrantMetadata,
@@ -333,7 +366,7 @@ impl Rules for Any {
             v2::GrantAlreadyExists, v2::GrantAlreadyRevoked, v2::GrantReplaced,
             v2::ResourceDeleted, v2::ResourceDoesNotExist, v2::RateLimitDescription,
             v2::RateLimitWaitReport, v2::RequestId, v2::InsertResourceGrants,
-            v2::ExternalTicketRef,
+            v2::ExternalTicketRef, v2::NonHumanIdentityTrait,
             v2::GrantManagerServiceGrantResponse, v2::GrantManagerServiceRevokeResponse,
             v2::CreateAccountResponse, v2::CreateResourceResponse, v2::DeleteResourceResponse,
             v2::RotateCredentialResponse, v2::IssueCredentialResponse,
@@ -759,6 +792,13 @@ impl Rules for v2::SecretTrait {
         at.message("created_by_id", self.created_by_id.as_ref());
         at.message("identity_id", self.identity_id.as_ref());
         at.defined::<v2::secret_trait::CredentialType>("credential_type", self.credential_type);
+    }
+}
+
+impl Rules for v2::NonHumanIdentityTrait {
+    fn check(&self, at: &mut Checker) {
+        at.defined::<v2::non_human_identity_trait::NhiType>("nhi_type", self.nhi_type);
+        at.bytes("nhi_detail", &self.nhi_detail, 1024, Empty::Fine);
     }
 }
 

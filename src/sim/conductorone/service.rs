@@ -192,12 +192,10 @@ impl Service {
         };
         self.apply(RPC, &metadata)?;
         let task_id = metadata.task_id;
-        if !matches!(
-            self.running(RPC, "metadata.task_id", &task_id)?,
-            Some(TaskType::SyncFull(_))
-        ) {
+        let task_type = self.running(RPC, "metadata.task_id", &task_id)?;
+        let Some(TaskType::SyncFull(options)) = task_type else {
             return self.breach(RPC, "metadata.task_id", "names a task that uploads nothing");
-        }
+        };
         let (heartbeats, uploads, is_debug) = {
             let mut state = shared.lock();
             state.task(&task_id).map_or((0, 0, false), |task| {
@@ -291,7 +289,9 @@ impl Service {
             if is_debug && uploads > 0 && !upload::has_magic(&file)? {
                 return Ok(None);
             }
-            upload::inspect(&file, rows).map(Some)
+            let summary = upload::inspect(&file, rows)?;
+            upload::check_answers(&options, &summary)?;
+            anyhow::Ok(Some(summary))
         })
         .await
         .map_err(|_panicked| Status::internal("the inspection of the upload panicked"))?;

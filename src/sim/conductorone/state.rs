@@ -352,7 +352,9 @@ impl Shared {
         };
         let text = breach.to_string();
         let moment = self.update(|state| {
-            state.breaches.push(breach);
+            if state.breaches.len() < KEPT {
+                state.breaches.push(breach);
+            }
             self.moment(state)
         });
         self.tell(moment, format!("BREACH  {text}"));

@@ -96,7 +96,8 @@ fn last_words(output: &str) -> String {
     let lines = || output.lines().rev().filter(|line| !line.trim().is_empty());
     let plain = lines().next().filter(|line| !line.starts_with('{'));
     if let Some(line) = plain {
-        return line.trim().to_owned();
+        let line = line.trim();
+        return line.strip_prefix("error: ").unwrap_or(line).to_owned();
     }
     lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -162,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_last_words_are_the_final_line_or_the_last_error() {
-        let plain = "{\"level\":\"info\",\"msg\":\"a\"}\nthe client secret was refused\n\n";
+        let plain = "{\"level\":\"info\",\"msg\":\"a\"}\nerror: the client secret was refused\n\n";
         assert_eq!(last_words(plain), "the client secret was refused");
         let logged = "{\"level\":\"error\",\"msg\":\"hello failed\",\"error\":\"refused\"}\n\
                       {\"level\":\"info\",\"msg\":\"bye\"}\n";

@@ -180,7 +180,7 @@ fn entitlements(reader: &Reader, sync_id: &str, limit: usize) -> anyhow::Result<
         ("OF", Align::Left),
         ("DIRECT", Align::Right),
         ("INHERITED", Align::Right),
-        ("BY GROUPS", Align::Right),
+        ("GROUPS", Align::Right),
     ]);
     let mut by_type: BTreeMap<String, Vec<v2::Entitlement>> = BTreeMap::new();
     let mut total = 0_u64;
@@ -226,8 +226,6 @@ fn entitlements(reader: &Reader, sync_id: &str, limit: usize) -> anyhow::Result<
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -280,7 +278,12 @@ mod tests {
             sources: (!sources.is_empty()).then(|| v2::GrantSources {
                 sources: sources
                     .iter()
-                    .map(|source| ((*source).to_owned(), Default::default()))
+                    .map(|source| {
+                        (
+                            (*source).to_owned(),
+                            v2::grant_sources::GrantSource::default(),
+                        )
+                    })
                     .collect(),
             }),
             ..Default::default()

@@ -61,7 +61,8 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Decodes a whole body.
+/// Decodes a whole body. Texts that are no Unicode cost no answer: their odd parts become U+FFFD, as other readers of JSON
+/// have it, since such names do occur in directories and their owners cannot help it.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem {
@@ -69,6 +70,16 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
             ..Problem::new(".", "the body is empty")
         });
     }
+    match decoded(body) {
+        Err(problem) if problem.garbled => match mended(body) {
+            Some(better) => decoded(&better).map_err(|_of_the_mended| problem),
+            None => Err(problem),
+        },
+        other => other,
+    }
+}
+
+fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let decoded = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let field = clean(&error.path().to_string(), &[], MAX_FIELD_CHARS);
@@ -89,6 +100,44 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         });
     }
     Ok(decoded)
+}
+
+/// The body with U+FFFD in place of bytes that are no UTF-8 and of escaped halves of surrogate pairs; `None` when it has
+/// neither.
+fn mended(body: &[u8]) -> Option<Vec<u8>> {
+    let text = String::from_utf8_lossy(body);
+    let mut better = String::with_capacity(text.len());
+    let mut changed = matches!(text, std::borrow::Cow::Owned(_));
+    let mut rest = text.as_ref();
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        better.push_str(before);
+        let (length, is_half) = match unit(escape) {
+            Some(0xd800..=0xdbff) => match escape.get(6..).and_then(unit) {
+                Some(0xdc00..=0xdfff) => (12, false),
+                _ => (6, true),
+            },
+            Some(0xdc00..=0xdfff) => (6, true),
+            Some(_) => (6, false),
+            // The character after the back-slash belongs to it, also where that is another back-slash.
+            None => (escape.chars().take(2).map(char::len_utf8).sum(), false),
+        };
+        let (escape, after) = escape.split_at_checked(length)?;
+        better.push_str(if is_half { "\\ufffd" } else { escape });
+        changed |= is_half;
+        rest = after;
+    }
+    better.push_str(rest);
+    changed.then(|| better.into_bytes())
+}
+
+/// The code unit of the escape `\uXXXX` that a text begins with.
+fn unit(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex
+        .then(|| u16::from_str_radix(digits, 16).ok())
+        .flatten()
 }
 
 fn problem(error: &serde_json::Error, body: &[u8]) -> String {
@@ -283,6 +332,35 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_are_no_unicode_are_read_with_replacement_characters() {
+        let cases: [(&[u8], &str); 8] = [
+            (br#""a\ud83dz""#, "a\u{fffd}z"),
+            (br#""a\ud83d""#, "a\u{fffd}"),
+            (
+                br#""\ude00\ud83d\ud83d\ude00""#,
+                "\u{fffd}\u{fffd}\u{1f600}",
+            ),
+            (br#""\ud83d\n\\ud83d""#, "\u{fffd}\n\\ud83d"),
+            (br#""\ud83d\u0041""#, "\u{fffd}A"),
+            (b"\"\xff\xc3\"", "\u{fffd}\u{fffd}"),
+            (b"\"\\ud83d \xe2\x82\"", "\u{fffd} \u{fffd}"),
+            (br#""\ud83d\ude00""#, "\u{1f600}"),
+        ];
+        for (body, text) in cases {
+            let read = json::<String>(body).unwrap();
+            assert_eq!(read, text, "{}", String::from_utf8_lossy(body));
+        }
+        for body in [
+            &br#""\ud83d\q""#[..],
+            br#""\ud83"#,
+            br#""\ud83d\"#,
+            b"\"\xff",
+        ] {
+            assert!(json::<String>(body).unwrap_err().garbled);
+        }
+    }
+
+    #[test]
     fn text_that_is_not_json_is_garbled() {
         let cases = [
             (r#"{"results":[{"_id":"a"},{"_i"#, "ends too early"),
@@ -368,6 +446,19 @@ mod tests {
             prop_assert!(words.chars().count() <= MAX_MESSAGE_CHARS);
             prop_assert!(!words.contains("SECRETSEED"));
             prop_assert!(!words.chars().any(char::is_control));
+        }
+
+        #[test]
+        fn no_body_makes_the_reader_panic(
+            body in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..60),
+                r#""(\\(u[dD][89a-fA-F][0-9a-f]{1,2}|n|\\|u0041)|[a-zé]){0,12}"?"#.prop_map(String::into_bytes),
+            ],
+        ) {
+            let read = json::<String>(&body);
+            if let Ok(strict) = serde_json::from_slice::<String>(&body) {
+                prop_assert_eq!(read.ok(), Some(strict));
+            }
         }
     }
 }

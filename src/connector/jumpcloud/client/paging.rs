@@ -178,6 +178,10 @@ fn page<T: DeserializeOwned>(
 ) -> Result<Found<T>, Problem> {
     let (items, total) = match list.convention {
         Convention::Wrapped => {
+            if answer.body.trim_ascii_start().starts_with(b"[") {
+                let problem = "a list, expected an object with the list `results`";
+                return Err(Problem::new(".", problem));
+            }
             let body: Wrapped<T> = decode::json(&answer.body)?;
             let total = body.total();
             (body.results, total.or(answer.total))
@@ -192,7 +196,7 @@ fn page<T: DeserializeOwned>(
     let end = skip.saturating_add(rows);
     let more = rows > 0 && total.map_or(linked || rows >= limit, |total| end < total);
     let mut hasher = DefaultHasher::new();
-    (&answer.body[..], total).hash(&mut hasher);
+    rows_text(&answer.body).hash(&mut hasher);
     Ok(Found {
         page: ListPage {
             items,
@@ -201,6 +205,16 @@ fn page<T: DeserializeOwned>(
         },
         fingerprint: hasher.finish(),
     })
+}
+
+/// The rows of a body without the total, which a peer that never ends can raise from page to page.
+fn rows_text(body: &[u8]) -> &[u8] {
+    let first = body.iter().position(|&byte| byte == b'[');
+    let last = body.iter().rposition(|&byte| byte == b']');
+    first
+        .zip(last)
+        .and_then(|(first, last)| body.get(first..=last))
+        .unwrap_or(body)
 }
 
 /// Whether a `Link` header names a next page; one on another origin is refused.
