@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process fmt fmt-check lint doc deny check acceptance bench sim image clean
+.PHONY: help build demo test test-process fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim image clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -48,6 +48,12 @@ check: fmt-check lint doc deny test ## Every gate
 acceptance: ## Sync a simulated tenant of 5,000 users and compare the file with the simulator's truth
 	$(CARGO) build --locked --release $(FEATURES) --bins
 	tests/acceptance.sh target/release
+
+conformance: ## Let the official Go SDK judge files, messages and descriptors (skipped without Go)
+	tests/conformance/run.sh
+
+conformance-selftest: ## Break one thing after the other and want conformance to find it
+	tests/conformance/run.sh -selftest
 
 bench: ## Measure speed and memory, save the figures under benches/results
 	$(CARGO) build --locked --release $(FEATURES) --bins
