@@ -7,8 +7,9 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY src src
-# The manifest names a test and a benchmark; their files must exist for cargo to read it.
-RUN mkdir -p tests/it benches && touch tests/it/main.rs && echo 'fn main() {}' > benches/daemon.rs
+# The manifest names a test, an example and a benchmark; their files must exist for cargo to read it.
+RUN mkdir -p tests/it tests/conformance benches \
+ && touch tests/it/main.rs tests/conformance/producer.rs benches/daemon.rs
 RUN cargo build --locked --release --bin baton-jumpcloud && cp target/release/baton-jumpcloud /baton-jumpcloud
 
 FROM gcr.io/distroless/static-debian12:nonroot
