@@ -13,6 +13,7 @@
 mod architecture;
 mod bad_input;
 mod c1z_file;
+mod captured;
 mod cli;
 mod contract;
 mod control_plane;

@@ -158,7 +158,7 @@ async fn serve_through_failures(level: Level) -> Run {
     let (subscriber, _control, captured) =
         telemetry::capture(&json_log(level), &[], Arc::new(SystemClock));
     // The test's runtime has one thread, so that this covers every part of the daemon but those that block.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = crate::captured::listen(subscriber);
     let jumpcloud = jumpcloud_sim().await;
     let one = ConductorOneSim::start(conductorone::Config {
         require_heartbeat: false,

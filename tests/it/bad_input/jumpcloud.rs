@@ -704,7 +704,7 @@ async fn secrets_inside_the_answers_travel_no_further() {
         .with(APPLICATIONS, wrapped(&[app]))
         .with(GROUPS, array(&[group]));
     let (subscriber, _control, captured) = super::debug_log();
-    let guard = tracing::subscriber::set_default(subscriber);
+    let guard = crate::captured::listen(subscriber);
     let synced = server.sync().await;
     drop(guard);
     let report = synced.outcome.as_ref().unwrap();

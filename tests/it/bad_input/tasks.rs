@@ -492,7 +492,7 @@ fn other_kinds() -> Vec<Case> {
 #[tokio::test]
 async fn every_malformed_task_ends_in_an_error_that_names_the_field() {
     let (subscriber, _control, captured) = super::debug_log();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = crate::captured::listen(subscriber);
     let stage = Stage::start().await;
     let counters = Arc::new(Counters::default());
     let stop = CancellationToken::new();
