@@ -12,7 +12,7 @@
 //! such as `5s`, for which everything is answered 429) and `POST /_sim/revoke-tokens`.
 //!
 //! Invariants: the same shape and seed give the same bytes; a change of the state is visible to the next request;
-//! neither headers nor bodies of requests are kept.
+//! neither values of headers nor bodies of requests are kept.
 
 use std::{
     collections::BTreeSet,

@@ -1176,7 +1176,15 @@ async fn requests_are_counted_and_nothing_secret_is_kept() {
     assert_eq!(log["max_concurrency"], 1);
     assert_eq!(
         log["recent"][0],
-        json!({"method": "GET", "path": "/api/systemusers", "query": "limit=1", "status": 200, "authenticated": true})
+        json!({
+            "method": "GET",
+            "path": "/api/systemusers",
+            "query": "limit=1",
+            "status": 200,
+            "authenticated": true,
+            "headers": ["accept", "accept-encoding", "host", "x-api-key"],
+            "form": [],
+        })
     );
     assert_eq!(log["recent"][5]["authenticated"], false);
     asker

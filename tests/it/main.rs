@@ -20,6 +20,7 @@ mod control_plane;
 mod daemon;
 mod dispatch;
 mod jumpcloud_client;
+mod jumpcloud_contract;
 mod jumpcloud_sim;
 mod jumpcloud_sync;
 mod manifests;

@@ -123,10 +123,7 @@ impl JumpCloud {
 
     /// One administrator by id.
     pub(super) async fn get_administrator(&self, id: &str) -> Result<Account, Error> {
-        let row: wire::Administrator = self
-            .client
-            .get("/api/users/{id}", &[id], &[("fields", FIELDS)])
-            .await?;
+        let row: wire::Administrator = self.client.get("/api/users/{id}", &[id], &[]).await?;
         Account::new(row).ok_or_else(|| Error::Decode {
             method: "GET",
             endpoint: "/api/users/{id}",

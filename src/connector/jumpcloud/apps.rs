@@ -114,10 +114,9 @@ impl JumpCloud {
         if id == ADMINISTRATION_APP {
             return Ok(administration());
         }
-        let found: Result<wire::Application, Error> = self
-            .client
-            .get("/api/applications/{id}", &[id], &[("fields", FIELDS)])
-            .await;
+        // Unlike the list, this endpoint is not described to take `fields`; what the answer has besides is dropped.
+        let found: Result<wire::Application, Error> =
+            self.client.get("/api/applications/{id}", &[id], &[]).await;
         let row = super::absent(found)?.ok_or_else(|| Error::NotFound {
             what: format!("application {}", clip(id, 64)),
         })?;

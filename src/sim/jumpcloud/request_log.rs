@@ -1,4 +1,5 @@
-//! What was asked of the simulator. No header and no body is kept, only whether the caller was authenticated.
+//! What was asked of the simulator. No value of a header and no body is kept, only whether the caller was
+//! authenticated, and the names of headers and form parameters.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,6 +29,12 @@ pub struct Entry {
     pub status: u16,
     /// Whether the credentials were accepted.
     pub authenticated: bool,
+    /// Names of the headers, sorted, each once; never their values.
+    #[serde(default)]
+    pub headers: Vec<String>,
+    /// Names of the parameters of a form in the body, in the order sent; never their values.
+    #[serde(default)]
+    pub form: Vec<String>,
 }
 
 /// The counters of one endpoint.
@@ -145,6 +152,8 @@ mod tests {
             query: String::new(),
             status,
             authenticated: status != 401,
+            headers: vec!["accept".to_owned()],
+            form: Vec::new(),
         };
         log.record(Some("/api/systemusers"), entry(200));
         log.record(Some("/api/systemusers"), entry(401));

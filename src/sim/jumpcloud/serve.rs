@@ -117,7 +117,6 @@ struct Organization<'a> {
     display_name: &'a str,
     #[serde(rename = "logoUrl")]
     logo_url: Option<()>,
-    created: &'static str,
 }
 
 impl<'a> Organization<'a> {
@@ -127,7 +126,6 @@ impl<'a> Organization<'a> {
             id: tenant.organization,
             display_name: &tenant.organization_name,
             logo_url: None,
-            created: "2021-01-01T00:00:00.000Z",
         }
     }
 }

@@ -112,6 +112,8 @@ async fn answer(
         query: query.to_owned(),
         status: 0,
         authenticated: false,
+        headers: header_names(&parts.headers),
+        form: Vec::new(),
     };
     wait(&in_force).await;
 
@@ -184,6 +186,9 @@ async fn answer(
         return Ok(send(&reply, &[]));
     };
     let reply = if route.endpoint == Endpoint::Token {
+        entry.form = url::form_urlencoded::parse(&body)
+            .map(|(name, _)| name.into_owned())
+            .collect();
         let token = shared.access.token(&parts.headers, &body);
         entry.authenticated = token.status == 200;
         Reply::json(token.status, token.body.into_bytes())
@@ -222,6 +227,12 @@ async fn answer(
 
     let link = link(&reply, fault.as_ref(), &parts.headers, path, query);
     Ok(spoil(reply, fault.as_ref(), &link))
+}
+
+fn header_names(headers: &HeaderMap) -> Vec<String> {
+    let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+    names.sort_unstable();
+    names
 }
 
 async fn wait(in_force: &InForce) {
