@@ -18,7 +18,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -47,11 +47,11 @@ struct Sample {
     file_bytes: u64,
 }
 
-fn wait_for_text(path: &Path) -> String {
+fn wait_for_address(path: &Path) -> String {
     let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         match fs::read_to_string(path) {
-            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+            Ok(text) if text.trim().parse::<SocketAddr>().is_ok() => return text.trim().to_owned(),
             _ if Instant::now() > deadline => panic!("{} was not written", path.display()),
             _ => thread::sleep(Duration::from_millis(10)),
         }
@@ -76,7 +76,7 @@ fn simulator(dir: &Path, arguments: &[&str]) -> (Running, String) {
         .spawn()
         .unwrap();
     let running = Running(child);
-    let address = wait_for_text(&port_file);
+    let address = wait_for_address(&port_file);
     (running, format!("http://{address}"))
 }
 
