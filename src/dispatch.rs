@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -29,7 +29,7 @@ use crate::{
     error::{Class, Classify, Code, chain},
     handlers::{Kind, Registry},
     proto::baton,
-    supervisor::health::Health,
+    supervisor::{health::Health, lock},
 };
 
 pub mod heartbeat;
@@ -601,8 +601,4 @@ fn log_end(ended: Result<(), tokio::task::JoinError>) {
 /// Whether an id is the 27 letters and digits that the server accepts in every message about the task.
 fn is_task_id(id: &str) -> bool {
     id.len() == TASK_ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ pub use crate::supervisor::health::Health;
 use crate::{
     connector::Connector,
     error::chain,
-    supervisor::{Supervisor, guarded},
+    supervisor::{Supervisor, guarded, lock},
 };
 
 /// How long a verdict is good for.
@@ -127,8 +127,4 @@ impl ConnectorCheck {
         });
         coming
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,14 +8,14 @@
 //! sync, because a half-read tenant would look like access taken away. Only the list of roles can be missing: roles in
 //! use are known from the administrators.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 
 use self::{
     administrators::Account,
     client::{Client, Convention, List},
-    ids::{APP, GROUP, ROLE, USER},
+    ids::{APP, GROUP, ROLE, USER, grant},
     session::{Session, Sessions},
     users::Users,
 };
@@ -81,6 +81,28 @@ impl JumpCloud {
         } else {
             None
         }))
+    }
+
+    /// A grant on a resource for every administrator that `holds` it, each principal once.
+    async fn grants_of_administrators(
+        &self,
+        session: &Session,
+        resource_type: &str,
+        id: &str,
+        holds: impl Fn(&Account) -> bool,
+    ) -> Result<Page<v2::Grant>, Error> {
+        let administrators = self.administrators(session).await?;
+        let principals = self.principals(session).await?;
+        let mut seen = HashSet::new();
+        let items = administrators
+            .accounts
+            .iter()
+            .filter(|account| holds(account))
+            .map(|account| principals.of(account))
+            .filter(|principal| seen.insert((*principal).to_owned()))
+            .map(|principal| grant(resource_type, id, USER, principal, Vec::new()))
+            .collect();
+        Ok(Page::last(items))
     }
 }
 

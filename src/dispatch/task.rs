@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
-    NO_ANSWER, Shared, count, heartbeat, lock, millis,
+    NO_ANSWER, Shared, count, heartbeat, millis,
     outcome::{self, Cause, End},
     pace::Backoff,
 };
@@ -24,7 +24,7 @@ use crate::{
     error::{Class, Classify, Code, chain},
     handlers::{Context, Kind},
     proto::baton,
-    supervisor::guarded,
+    supervisor::{guarded, lock},
 };
 
 /// How long before the end of the process the last report is given up, so that its loss is still logged.

@@ -6,13 +6,15 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
+
+use super::lock;
 
 /// How long the loop may be silent at least before it counts as stuck.
 const SILENCE: Duration = Duration::from_mins(10);
@@ -79,8 +81,4 @@ impl Health {
         let silent = beat.at.elapsed();
         (silent > beat.allowed).then_some(silent)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,7 +4,7 @@
 //! is direct stays apart from what is inherited. The set-up of an application holds a private key; it is neither asked
 //! for nor decoded.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use url::Url;
 
@@ -193,17 +193,8 @@ impl JumpCloud {
         &self,
         session: &Session,
     ) -> Result<Page<v2::Grant>, Error> {
-        let administrators = self.administrators(session).await?;
-        let principals = self.principals(session).await?;
-        let mut seen = HashSet::new();
-        let items = administrators
-            .accounts
-            .iter()
-            .map(|account| principals.of(account))
-            .filter(|principal| seen.insert((*principal).to_owned()))
-            .map(|principal| grant(APP, ADMINISTRATION_APP, USER, principal, Vec::new()))
-            .collect();
-        Ok(Page::last(items))
+        self.grants_of_administrators(session, APP, ADMINISTRATION_APP, |_| true)
+            .await
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     JumpCloud,
     administrators::Administrators,
     client::{Convention, List},
-    ids::{ROLE, USER, entitlement_id, grant, resource_id},
+    ids::{ROLE, entitlement_id, resource_id},
     profile::{Profile, clip, description, display_name, filled, phrase},
     session::{Session, Warning},
     wire,
@@ -198,18 +198,10 @@ impl JumpCloud {
         session: &Session,
         id: &str,
     ) -> Result<Page<v2::Grant>, Error> {
-        let administrators = self.administrators(session).await?;
-        let principals = self.principals(session).await?;
-        let mut seen = HashSet::new();
-        let items = administrators
-            .accounts
-            .iter()
-            .filter(|account| account.roles().into_iter().any(|name| role_id(name) == id))
-            .map(|account| principals.of(account))
-            .filter(|principal| seen.insert((*principal).to_owned()))
-            .map(|principal| grant(ROLE, id, USER, principal, Vec::new()))
-            .collect();
-        Ok(Page::last(items))
+        self.grants_of_administrators(session, ROLE, id, |account| {
+            account.roles().into_iter().any(|name| role_id(name) == id)
+        })
+        .await
     }
 }
 

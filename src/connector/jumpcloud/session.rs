@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::OnceCell;
@@ -17,6 +17,7 @@ use super::{
     roles::Roles,
     users::Users,
 };
+use crate::supervisor::lock;
 
 /// The memory of one sync.
 #[derive(Debug, Default)]
@@ -161,10 +162,6 @@ impl Sessions {
     pub(super) fn end(&self, sync_id: &str) {
         lock(&self.0).remove(sync_id);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
