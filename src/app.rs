@@ -89,6 +89,7 @@ fn jumpcloud(config: &Config, client: Client) -> JumpCloud {
         jumpcloud::Settings {
             merge_administrators: config.jumpcloud.merge_administrators,
             work_dir: config.work_dir.clone(),
+            allowed: jumpcloud::Allowed::default(),
         },
     )
 }

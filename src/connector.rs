@@ -10,6 +10,7 @@ use crate::{
 };
 
 pub mod jumpcloud;
+pub mod provision;
 
 /// One page of a listing.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,6 +181,27 @@ pub enum Error {
         /// Which credential and what to do.
         what: String,
     },
+    /// The change is not allowed as things are; the words say which rule forbids it and what to do instead.
+    #[error("{what}")]
+    Refused {
+        /// The rule and the way out.
+        what: String,
+    },
+    /// This connector cannot do this at all, or not for this resource type.
+    #[error("{what}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+    },
+    /// The change was sent, but could not be read back in time.
+    #[error("{what}")]
+    Unconfirmed {
+        /// What was sent and what was seen instead.
+        what: String,
+    },
+    /// The change was stopped before anything was written.
+    #[error("the change was stopped before anything was written")]
+    Cancelled,
     /// A failure on our own side, such as a full disk.
     #[error("{what}")]
     Local {
@@ -199,6 +221,21 @@ fn detail(message: &str) -> String {
     }
 }
 
+impl Error {
+    /// Whether the directory may have acted on the request although it did not say so.
+    ///
+    /// True for an answer that was lost on the way and for failures of the directory's own; false where the request
+    /// never left, or was refused.
+    pub fn may_have_been_applied(&self) -> bool {
+        match self {
+            Self::Transport { kind, .. } => !matches!(*kind, "connect" | "tls"),
+            Self::Http { status, .. } => *status >= 500 || *status == 408,
+            Self::Decode { .. } | Self::Unconfirmed { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
@@ -215,9 +252,15 @@ impl Classify for Error {
                 (Class::Retryable, Some(after)) => Class::Throttled(Some(*after)),
                 (class, _) => class,
             },
-            Self::Transport { .. } | Self::Local { .. } => Class::Retryable,
+            Self::Transport { .. } | Self::Local { .. } | Self::Unconfirmed { .. } => {
+                Class::Retryable
+            }
+            Self::Cancelled => Class::Cancelled,
             Self::NotFound { .. } => Class::NotFound,
-            Self::Decode { .. } | Self::Invalid { .. } => Class::Permanent,
+            Self::Decode { .. }
+            | Self::Invalid { .. }
+            | Self::Refused { .. }
+            | Self::Unsupported { .. } => Class::Permanent,
             Self::Permission { .. } | Self::Unauthenticated { .. } => Class::Auth,
         }
     }
@@ -232,6 +275,10 @@ impl Classify for Error {
             Self::Decode { .. } | Self::Local { .. } => Code::Internal,
             Self::NotFound { .. } => Code::NotFound,
             Self::Invalid { .. } => Code::InvalidArgument,
+            Self::Refused { .. } => Code::FailedPrecondition,
+            Self::Unsupported { .. } => Code::Unimplemented,
+            Self::Unconfirmed { .. } => Code::Unavailable,
+            Self::Cancelled => Code::Cancelled,
             Self::Permission { .. } => Code::PermissionDenied,
             Self::Unauthenticated { .. } => Code::Unauthenticated,
         }

@@ -5,6 +5,7 @@
 
 pub mod jwk;
 pub mod jws;
+pub mod seal;
 
 use std::fmt;
 

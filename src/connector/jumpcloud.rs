@@ -2,7 +2,7 @@
 //!
 //! Owns the meaning of JumpCloud's objects in ConductorOne: which resources, entitlements and grants they are, with ids
 //! equal to those of the official connector. HTTP lives in [`client`], JSON shapes in [`wire`], each resource type in a
-//! file of its own. Never writes to JumpCloud.
+//! file of its own. Writes only through [`provision`].
 //!
 //! Invariants: a sync reads every list once; nothing is cached beyond a sync; a list that the key may not read fails the
 //! sync, because a half-read tenant would look like access taken away. Only the list of roles can be missing: roles in
@@ -33,6 +33,7 @@ mod groups;
 mod ids;
 mod listing;
 mod profile;
+mod provision;
 mod roles;
 mod session;
 mod spool;
@@ -49,6 +50,17 @@ pub struct Settings {
     pub merge_administrators: bool,
     /// Folder for the temporary list of users (about 2 KiB a user); must exist and be writable.
     pub work_dir: PathBuf,
+    /// The dangerous changes that are allowed.
+    pub allowed: Allowed,
+}
+
+/// Dangerous changes that an operator has to allow one by one; none is allowed by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// Accounts of directory users may be deleted.
+    pub account_deletion: bool,
+    /// Administrator roles may be granted and revoked, which makes and deletes administrators.
+    pub administrator_roles: bool,
 }
 
 /// What the connector says about itself, which depends on no configuration.

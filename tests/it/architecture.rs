@@ -15,9 +15,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dispatch", &["control_plane", "handlers"]),
     (
         "handlers",
-        &["control_plane", "connector", "syncer", "c1z", "dispatch"],
+        &[
+            "control_plane",
+            "connector",
+            "provisioning",
+            "syncer",
+            "c1z",
+            "dispatch",
+        ],
     ),
     ("http", &[]),
+    ("provisioning", &["connector"]),
     ("syncer", &["connector", "c1z"]),
 ];
 

@@ -21,7 +21,7 @@ use baton_jumpcloud::{
     connector::{
         Connector,
         jumpcloud::{
-            JumpCloud, Settings,
+            Allowed, JumpCloud, Settings,
             client::{self, Auth, Client},
         },
     },
@@ -757,6 +757,7 @@ async fn sync(sim: &JumpCloudSim, way: Way<'_>) {
     let settings = Settings {
         merge_administrators: way.merge_administrators,
         work_dir: folder.path().to_owned(),
+        allowed: Allowed::default(),
     };
     let connector = JumpCloud::new(client, settings);
     assert_eq!(connector.validate().await.is_ok(), way.validates);

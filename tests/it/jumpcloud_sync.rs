@@ -10,7 +10,7 @@ use baton_jumpcloud::{
     connector::{
         Connector, Error, SyncScope,
         jumpcloud::{
-            JumpCloud, Settings,
+            Allowed, JumpCloud, Settings,
             client::{self, Auth, Client},
         },
     },
@@ -116,6 +116,7 @@ fn connector(sim: &JumpCloudSim, options: &Options, folder: &std::path::Path) ->
         Settings {
             merge_administrators: options.merge_administrators,
             work_dir: folder.to_owned(),
+            allowed: Allowed::default(),
         },
     )
 }

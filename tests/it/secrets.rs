@@ -185,6 +185,7 @@ async fn serve_through_failures(level: Level) -> Run {
         jumpcloud::Settings {
             merge_administrators: false,
             work_dir: work.path().to_owned(),
+            allowed: jumpcloud::Allowed::default(),
         },
     ));
     let settings = control_plane::Settings {

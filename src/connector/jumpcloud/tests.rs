@@ -240,6 +240,7 @@ async fn rig_with(tenant: Tenant, merge_administrators: bool) -> Rig {
     let settings = Settings {
         merge_administrators,
         work_dir: folder.path().to_owned(),
+        allowed: Allowed::default(),
     };
     Rig {
         shared,

@@ -93,6 +93,7 @@ async fn sync(url: &Url) -> Synced {
         jumpcloud::Settings {
             merge_administrators: false,
             work_dir: work.path().to_owned(),
+            allowed: jumpcloud::Allowed::default(),
         },
     );
     let file = work.path().join("sync.c1z");

@@ -82,6 +82,7 @@ impl Stage {
             jumpcloud::Settings {
                 merge_administrators: false,
                 work_dir: work.path().to_owned(),
+                allowed: jumpcloud::Allowed::default(),
             },
         ));
         let registry = Registry::new(
