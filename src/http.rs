@@ -192,13 +192,13 @@ pub async fn read_beginning(mut response: Response, limit: usize) -> Bytes {
 /// How a request failed before an answer was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// No connection.
+    /// No connection; nothing was sent.
     Connect,
     /// The peer did not answer in time.
     Timeout,
     /// The answer broke off.
     Body,
-    /// The peer's certificate or its TLS is not acceptable.
+    /// The peer's certificate or its TLS is not acceptable; nothing was sent.
     Tls,
     /// Anything else, such as a connection reset while the request was written.
     Other,
@@ -207,12 +207,15 @@ pub enum Failure {
 impl Failure {
     /// Names the failure of a request.
     pub fn of(error: &reqwest::Error) -> Self {
-        if has_tls_error(error) {
-            Self::Tls
+        // In this order: what fails while connecting was surely never sent.
+        if error.is_connect() {
+            if has_tls_error(error) {
+                Self::Tls
+            } else {
+                Self::Connect
+            }
         } else if error.is_timeout() {
             Self::Timeout
-        } else if error.is_connect() {
-            Self::Connect
         } else if error.is_body() || error.is_decode() {
             Self::Body
         } else {

@@ -87,7 +87,7 @@ impl Retries {
     }
 }
 
-/// Whether a request that changes nothing is tried again after this status.
+/// Whether what this status tells may pass by itself, so that a request that may be repeated is.
 ///
 /// 520 to 524 are what Cloudflare, which stands before JumpCloud, answers when it cannot reach the origin.
 pub fn is_retryable(status: u16) -> bool {

@@ -1,8 +1,9 @@
 //! The HTTP client for JumpCloud: request building, authentication, paging, retry, adaptive concurrency, decoding.
 //!
-//! No `reqwest` type leaves this module and [`crate::http`]. The client only reads, so it repeats every call that fails
-//! for a passing reason. It never follows a redirect, never sends a credential to a host other than the configured ones,
-//! and never puts a credential, an address with its query, or a value of an answer into an error or a log line.
+//! No `reqwest` type leaves this module and [`crate::http`]. A read that fails for a passing reason is repeated; a write
+//! only as far as its [`Repeat`] allows. The client never follows a redirect, never sends a credential to a host other
+//! than the configured ones, and never puts a credential, a password of a request, an address with its query, or a value
+//! of an answer into an error or a log line.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,11 +16,17 @@ use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
 use reqwest::header::HeaderValue;
 use secrecy::SecretString;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use url::Url;
 
 pub use self::region::Region;
-use self::{credential::Credential, exchange::Shared};
+use self::{
+    credential::Credential,
+    exchange::{Shared, Verb},
+};
 use crate::{
     connector::Error,
     http::{self, limiter::Limiter, retry},
@@ -130,6 +137,37 @@ pub struct ListPage<T> {
     pub next_skip: Option<u64>,
 }
 
+/// How something is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Makes an object or runs a command.
+    Post,
+    /// Changes an object.
+    Put,
+    /// Removes an object.
+    Delete,
+}
+
+/// Which failures of a write are worth another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// Twice is as good as once: the write is repeated like a read. A repeated removal may then find nothing (404), and a
+    /// repeated addition what it made itself (409).
+    Always,
+    /// Repeated only when it was surely not applied: no connection, a refused token, 429, 503 with `Retry-After`.
+    UnlessSent,
+}
+
+/// What a write was answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written<T> {
+    /// The body of the answer.
+    pub value: T,
+    /// The id that JumpCloud (`x-request-id`) or Cloudflare before it (`cf-ray`) gave to the request: at most 128 visible
+    /// ASCII characters.
+    pub request_id: Option<String>,
+}
+
 /// What was asked of one endpoint since the client was built.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EndpointStats {
@@ -145,7 +183,7 @@ pub struct EndpointStats {
 
 /// A client for one organisation. Cheap to clone; all clones share connections, credentials and the adaptive limit.
 ///
-/// Every method is cancel-safe: dropping its future stops the request and loses nothing. A call takes at most about five
+/// Every read is cancel-safe: dropping its future stops the request and loses nothing. A call takes at most about five
 /// minutes from its first attempt on, besides the wait for its turn.
 #[derive(Clone)]
 pub struct Client {
@@ -235,11 +273,44 @@ impl Client {
         ids: &[&str],
         query: &[(&str, &str)],
     ) -> Result<T, Error> {
-        let call = self
-            .shared
-            .call(template, ids.iter().copied(), query.iter().copied())?;
+        let call = self.shared.call(
+            Verb::Get,
+            template,
+            ids.iter().copied(),
+            query.iter().copied(),
+        )?;
         self.shared
-            .read(&call, |answer| decode::json(&answer.body))
+            .exchange(&call, |answer| decode::json(&answer.body))
+            .await
+    }
+
+    /// Writes: `body` goes as JSON, and an answer without a body decodes as JSON `null`.
+    ///
+    /// A failure whose [`may_have_been_applied`](Error::may_have_been_applied) is true says nothing about the state of
+    /// JumpCloud: read it. Values of fields whose name speaks of a password or a secret never come through in an error;
+    /// the copy of the body in here is wiped after use. Dropping the future stops waiting, but JumpCloud may still act.
+    pub async fn write<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        template: &'static str,
+        ids: &[&str],
+        body: Option<&B>,
+        repeat: Repeat,
+    ) -> Result<Written<T>, Error> {
+        let verb = Verb::Write(method, repeat);
+        let mut call = self
+            .shared
+            .call(verb, template, ids.iter().copied(), std::iter::empty())?;
+        if let Some(body) = body {
+            call = call.with_body(body)?;
+        }
+        self.shared
+            .exchange(&call, |answer| {
+                Ok(Written {
+                    value: decode::json_or_nothing(&answer.body)?,
+                    request_id: answer.request_id.clone(),
+                })
+            })
             .await
     }
 

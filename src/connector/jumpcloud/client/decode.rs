@@ -2,6 +2,7 @@
 //!
 //! Nothing in here repeats a value of the answer in an error: a field's path and its shape are enough to find it.
 
+use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, error::Category};
 
@@ -59,6 +60,14 @@ where
     T: DeserializeOwned,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Decodes the answer to a write; JumpCloud answers many of them with nothing at all, which counts as `null`.
+pub(super) fn json_or_nothing<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return decoded(b"null");
+    }
+    json(body)
 }
 
 /// Decodes a whole body. Texts that are no Unicode cost no answer: their odd parts become U+FFFD, as other readers of JSON
@@ -182,6 +191,46 @@ fn shape(message: &str) -> String {
 
 fn looks_like_html(body: &[u8]) -> bool {
     body.trim_ascii_start().first() == Some(&b'<')
+}
+
+/// The values in the body of a request that JumpCloud's words may repeat but an error may not: those of fields whose name
+/// speaks of a password or a secret, at any depth, as they are and as JSON writes them.
+pub(super) fn passwords(request: &[u8]) -> Vec<SecretString> {
+    let mut found = Vec::new();
+    if let Ok(value) = serde_json::from_slice::<Value>(request) {
+        collect_passwords(value, false, &mut found);
+    }
+    found
+}
+
+fn collect_passwords(value: Value, secret: bool, found: &mut Vec<SecretString>) {
+    match value {
+        Value::String(text) if secret => {
+            let escaped = Value::String(text).to_string();
+            let inner = escaped
+                .strip_prefix('"')
+                .and_then(|text| text.strip_suffix('"'));
+            found.extend(inner.map(SecretString::from));
+            if let Ok(text) = serde_json::from_str::<String>(&escaped)
+                && inner != Some(text.as_str())
+            {
+                found.push(text.into());
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                collect_passwords(item, secret, found);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, item) in fields {
+                let name = name.to_ascii_lowercase();
+                let secret = secret || name.contains("password") || name.contains("secret");
+                collect_passwords(item, secret, found);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// JumpCloud's own words in the body of an error; empty when there are none.

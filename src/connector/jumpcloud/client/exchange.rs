@@ -1,7 +1,8 @@
 //! One call: permit, credential, request, answer, and again where that may help.
 //!
-//! Every call in here only reads, so every call may be repeated. The permit of the limiter is held from before the request
-//! until its body is read, and never while a call waits for its next attempt.
+//! Reads and writes take the same way; they differ only in which failures are worth another attempt, see [`Repeat`]. The
+//! permit of the limiter is held from before the request until its body is read, and never while a call waits for its
+//! next attempt. Bodies of requests may hold passwords: they are wiped after use and never repeated in an error.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,14 +17,16 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use reqwest::{
     RequestBuilder, StatusCode,
-    header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION},
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION},
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::{
-    Auth, EndpointStats,
+    Auth, EndpointStats, Method, Repeat,
     credential::{self, Credential, MAX_TOKEN_BODY_BYTES, Proof, TOKEN_ENDPOINT, Token},
     decode::{self, Problem},
 };
@@ -40,6 +43,14 @@ use crate::{
 const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 const ORG_HEADER: HeaderName = HeaderName::from_static("x-org-id");
 const TOTAL_HEADER: HeaderName = HeaderName::from_static("x-total-count");
+/// Who names a request: JumpCloud itself, else Cloudflare before it.
+const REQUEST_ID_HEADERS: [HeaderName; 2] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("cf-ray"),
+];
+const MAX_REQUEST_ID_BYTES: usize = 128;
+/// Room for a body, so that a password inside is written to one place that is wiped.
+const BODY_BYTES: usize = 8 * 1024;
 /// How much of an error's body is read for its words.
 const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
 /// An answer that is not JSON is asked for again, but not as often as a failure that heals by itself.
@@ -61,10 +72,74 @@ pub(super) struct Shared {
     pub(super) last_pages: Mutex<HashMap<u64, (u64, u64)>>,
 }
 
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Get,
+    Write(Method, Repeat),
+}
+
+impl Verb {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Write(Method::Post, _) => "POST",
+            Self::Write(Method::Put, _) => "PUT",
+            Self::Write(Method::Delete, _) => "DELETE",
+        }
+    }
+
+    const fn http(self) -> reqwest::Method {
+        match self {
+            Self::Get => reqwest::Method::GET,
+            Self::Write(Method::Post, _) => reqwest::Method::POST,
+            Self::Write(Method::Put, _) => reqwest::Method::PUT,
+            Self::Write(Method::Delete, _) => reqwest::Method::DELETE,
+        }
+    }
+}
+
 /// One request, ready to be sent any number of times.
 pub(super) struct Call {
+    pub(super) verb: Verb,
     pub(super) template: &'static str,
     pub(super) url: Url,
+    pub(super) body: Option<Bytes>,
+}
+
+impl Call {
+    /// Gives the call a body of JSON, which is wiped with its last copy.
+    pub(super) fn with_body<B: Serialize + ?Sized>(mut self, body: &B) -> Result<Self, Error> {
+        let mut text = Zeroizing::new(Vec::with_capacity(BODY_BYTES));
+        serde_json::to_writer(&mut *text, body).map_err(|_may_hold_values| Error::Invalid {
+            what: format!(
+                "the body of {} {} cannot be written as JSON",
+                self.verb.as_str(),
+                self.template
+            ),
+        })?;
+        self.body = Some(Bytes::from_owner(text));
+        Ok(self)
+    }
+
+    /// Whether the call names no organisation where `/api/users` refuses the header.
+    ///
+    /// A call that makes an administrator always names it, lest one is made elsewhere.
+    fn may_go_without_org(&self) -> bool {
+        self.template.starts_with("/api/users/")
+            || (self.template == "/api/users" && self.verb == Verb::Get)
+    }
+
+    /// Whether another attempt after this failure could do twice what was asked for once.
+    fn is_spent(&self, failed: &Failed) -> bool {
+        matches!(self.verb, Verb::Write(_, Repeat::UnlessSent))
+            && matches!(failed.next, Next::Backoff | Next::BackoffBriefly)
+            && failed.error.may_have_been_applied()
+    }
+
+    fn decode_error(&self, problem: Problem) -> Error {
+        decode_error(self.verb.as_str(), self.template, problem)
+    }
 }
 
 /// An answer with status 2xx.
@@ -72,6 +147,7 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
     pub(super) total: Option<u64>,
     pub(super) link: Option<String>,
+    pub(super) request_id: Option<String>,
 }
 
 /// A failed attempt and what may help.
@@ -106,7 +182,7 @@ impl Failed {
 
 impl Shared {
     /// Sends a call until it succeeds or nothing helps any more.
-    pub(super) async fn read<R>(
+    pub(super) async fn exchange<R>(
         &self,
         call: &Call,
         decode: impl Fn(&Answer) -> Result<R, Problem>,
@@ -114,12 +190,12 @@ impl Shared {
         let mut retries = None;
         let mut reauthenticated = false;
         let mut with_org =
-            self.org_id.is_some() && !(is_administrators(call) && self.org_is_refused());
+            self.org_id.is_some() && !(call.may_go_without_org() && self.org_is_refused());
         loop {
             let permit = self.limiter.acquire().await;
             // The wait for the first turn is not part of the call's own time.
             let retries = retries.get_or_insert_with(|| self.policy.start());
-            let failed = match self.attempt(call, with_org, permit).await {
+            let mut failed = match self.attempt(call, with_org, permit).await {
                 Ok(answer) => match decode(&answer) {
                     Ok(value) => {
                         if self.org_id.is_some() && !with_org {
@@ -133,11 +209,14 @@ impl Shared {
                         } else {
                             Next::GiveUp
                         },
-                        error: decode_error("GET", call.template, problem),
+                        error: call.decode_error(problem),
                     },
                 },
                 Err(failed) => failed,
             };
+            if call.is_spent(&failed) {
+                failed.next = Next::GiveUp;
+            }
             let again = match &failed.next {
                 Next::Reauthenticate(used, secret) => {
                     let again = !reauthenticated
@@ -198,25 +277,39 @@ impl Shared {
     async fn attempt(&self, call: &Call, with_org: bool, permit: Permit) -> Result<Answer, Failed> {
         let credential = self.credential.load_full();
         let proof = self.proof(&credential).await.map_err(Failed::give_up)?;
+        let method = call.verb.as_str();
         let mut request = self
             .http
-            .get(call.url.clone())
+            .request(call.verb.http(), call.url.clone())
             .header(ACCEPT, "application/json")
             .header(proof.name.clone(), proof.value.clone());
+        if let Some(body) = &call.body {
+            request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.clone());
+        }
         if with_org && let Some(org_id) = &self.org_id {
             request = request.header(ORG_HEADER, org_id.clone());
         }
-        let response = self.send("GET", call.template, request).await?;
+        let response = self.send(method, call.template, request).await?;
         let status = response.status();
         if status.is_success() {
             let headers = response.headers();
             let total = text(headers, &TOTAL_HEADER).and_then(|text| text.trim().parse().ok());
             let link = text(headers, &LINK).map(str::to_owned);
+            let request_id = REQUEST_ID_HEADERS
+                .iter()
+                .find_map(|name| text(headers, name).and_then(request_id));
             let body = http::read_body(response, http::MAX_BODY_BYTES)
                 .await
-                .map_err(|error| body_failed("GET", call.template, error))?;
+                .map_err(|error| body_failed(method, call.template, error))?;
             permit.succeeded();
-            return Ok(Answer { body, total, link });
+            return Ok(Answer {
+                body,
+                total,
+                link,
+                request_id,
+            });
         }
 
         let asked = retry::retry_after(response.headers(), SystemClock.now());
@@ -229,7 +322,10 @@ impl Shared {
         let location = text(response.headers(), &LOCATION).map(str::to_owned);
         let body = http::read_beginning(response, MAX_ERROR_BODY_BYTES).await;
         drop(permit);
-        let message = decode::message(&body, &credential.secrets(&proof));
+        let passwords = decode::passwords(call.body.as_deref().unwrap_or_default());
+        let mut secrets = credential.secrets(&proof);
+        secrets.extend(passwords.iter().map(SecretString::expose_secret));
+        let message = decode::message(&body, &secrets);
         let host = call.url.host_str().unwrap_or_default();
         if status == StatusCode::UNAUTHORIZED {
             return Err(Failed {
@@ -258,7 +354,7 @@ impl Shared {
             message
         };
         let error = Error::Http {
-            method: "GET",
+            method,
             endpoint: call.template,
             status: status.as_u16(),
             message,
@@ -267,7 +363,7 @@ impl Shared {
         let next = match asked {
             Some(pause) if throttled => Next::Throttled(pause),
             _ if retry::is_retryable(status.as_u16()) => Next::Backoff,
-            _ if status == StatusCode::FORBIDDEN && with_org && is_administrators(call) => {
+            _ if status == StatusCode::FORBIDDEN && with_org && call.may_go_without_org() => {
                 Next::WithoutOrg
             }
             _ => Next::GiveUp,
@@ -290,8 +386,9 @@ impl Shared {
 
     fn unauthenticated(&self, credential: &Credential, call: &Call, message: &str) -> Error {
         let mut what = format!(
-            "JumpCloud refused the {} (GET {} at {} answered 401{}{message}). ",
+            "JumpCloud refused the {} ({} {} at {} answered 401{}{message}). ",
             credential.noun(),
+            call.verb.as_str(),
             call.template,
             call.url.host_str().unwrap_or_default(),
             if message.is_empty() { "" } else { ": " },
@@ -478,13 +575,15 @@ impl Credential {
     }
 }
 
-/// Administrators are listed across organisations, and some keys may not name one there.
-fn is_administrators(call: &Call) -> bool {
-    call.template == "/api/users" || call.template.starts_with("/api/users/")
+fn is_root_listing(call: &Call) -> bool {
+    call.verb == Verb::Get && !call.template.contains('{')
 }
 
-fn is_root_listing(call: &Call) -> bool {
-    !call.template.contains('{')
+/// A request id that is fit for logs and annotations.
+fn request_id(text: &str) -> Option<String> {
+    let good = (1..=MAX_REQUEST_ID_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
+    good.then(|| text.to_owned())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

@@ -20,7 +20,7 @@ use url::Url;
 use super::{
     Client, Convention, List, ListPage,
     decode::{self, Problem, Wrapped},
-    exchange::{Answer, Call, Shared, decode_error},
+    exchange::{Answer, Call, Shared, Verb, decode_error},
 };
 use crate::connector::Error;
 
@@ -33,9 +33,10 @@ const MAX_ID_BYTES: usize = 1024;
 const MAX_REMEMBERED: usize = 1024;
 
 impl Shared {
-    /// The address of a template with its ids and query.
+    /// A call to a template with its ids and query, without a body.
     pub(super) fn call<'q>(
         &self,
+        verb: Verb,
         template: &'static str,
         ids: impl IntoIterator<Item = &'q str>,
         query: impl IntoIterator<Item = (&'q str, &'q str)>,
@@ -71,7 +72,12 @@ impl Shared {
         if query.peek().is_some() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        Ok(Call { template, url })
+        Ok(Call {
+            verb,
+            template,
+            url,
+            body: None,
+        })
     }
 
     /// One page with `limit` rows from `skip` on.
@@ -95,8 +101,13 @@ impl Shared {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .chain([("limit", limit_text.as_str()), ("skip", skip_text.as_str())]);
-        let call = self.call(list.template, list.ids.iter().map(String::as_str), query)?;
-        let read = || self.read(&call, |answer| page(answer, list, &call.url, skip, limit));
+        let call = self.call(
+            Verb::Get,
+            list.template,
+            list.ids.iter().map(String::as_str),
+            query,
+        )?;
+        let read = || self.exchange(&call, |answer| page(answer, list, &call.url, skip, limit));
         let mut found = read().await?;
         if found.is_contradictory(skip) {
             // A row that went away between counting and reading looks like this; it does so once only.
@@ -104,7 +115,7 @@ impl Shared {
         }
         if let Some(total) = found.page.total.filter(|_| found.is_contradictory(skip)) {
             return Err(decode_error(
-                "GET",
+                Verb::Get.as_str(),
                 list.template,
                 Problem::new(
                     "results",
@@ -114,7 +125,7 @@ impl Shared {
         }
         if !found.page.items.is_empty() && self.repeats(list, skip, found.fingerprint) {
             return Err(decode_error(
-                "GET",
+                Verb::Get.as_str(),
                 list.template,
                 Problem::new(
                     "results",
@@ -364,7 +375,7 @@ impl<T: DeserializeOwned + Send + 'static> Walk<T> {
     ) -> Result<BoxStream<'static, Result<Chunk<T>, Error>>, Error> {
         if total > MAX_ROWS {
             return Err(decode_error(
-                "GET",
+                Verb::Get.as_str(),
                 self.list.template,
                 Problem::new(
                     "total",
