@@ -22,7 +22,9 @@ use axum::{
 use baton_jumpcloud::{
     connector::{
         Error,
-        jumpcloud::client::{Auth, Client, Convention, List, ListPage, Region, Settings},
+        jumpcloud::client::{
+            Auth, Client, Convention, List, ListPage, Method, Region, Repeat, Settings, Written,
+        },
     },
     error::{Class, Classify as _, Code, chain},
     http::{MAX_BODY_BYTES, retry::Policy},
@@ -264,6 +266,242 @@ async fn fails(client: &Client) -> Error {
 
 fn everything(error: &Error) -> String {
     format!("{error} {error:?} {error:#?} {}", chain(error))
+}
+
+const MEMBERS: &str = "/api/v2/usergroups/{id}/members";
+
+async fn add_member(client: &Client, repeat: Repeat) -> Result<Written<Value>, Error> {
+    let body = json!({"op": "add", "type": "user", "id": "u1"});
+    client
+        .write(Method::Post, MEMBERS, &["g/1"], Some(&body), repeat)
+        .await
+}
+
+#[tokio::test]
+async fn a_write_sends_its_method_path_and_body_and_reads_what_comes_back() {
+    let server = Server::start(|seen| match seen.method.as_str() {
+        "POST" => (StatusCode::NO_CONTENT, [("x-request-id", "req-1")]).into_response(),
+        "PUT" => ([("cf-ray", "ray-2")], axum::Json(json!({"id": 7}))).into_response(),
+        _ => ([("x-request-id", "no good")], "").into_response(),
+    })
+    .await;
+    let client = server.client();
+    let added = add_member(&client, Repeat::Always).await.unwrap();
+    assert_eq!(added.request_id.as_deref(), Some("req-1"));
+    let put: Written<Row> = client
+        .write(
+            Method::Put,
+            "/api/systemusers/{id}",
+            &["u1"],
+            Some(&json!({"suspended": true})),
+            Repeat::Always,
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        (put.value, put.request_id.as_deref()),
+        (Row { id: 7 }, Some("ray-2"))
+    );
+    let gone: Written<Option<Row>> = client
+        .write::<(), _>(
+            Method::Delete,
+            "/api/systemusers/{id}",
+            &["u1"],
+            None,
+            Repeat::Always,
+        )
+        .await
+        .unwrap();
+    assert_eq!((gone.value, gone.request_id), (None, None));
+
+    let seen = server.seen();
+    let sent: Vec<_> = seen
+        .iter()
+        .map(|seen| {
+            let kind = seen.header("content-type");
+            (
+                seen.method.as_str(),
+                seen.path.as_str(),
+                kind,
+                seen.body.as_str(),
+            )
+        })
+        .collect();
+    let json = Some("application/json");
+    assert_eq!(
+        sent,
+        [
+            (
+                "POST",
+                "/api/v2/usergroups/g%2F1/members",
+                json,
+                r#"{"id":"u1","op":"add","type":"user"}"#
+            ),
+            ("PUT", "/api/systemusers/u1", json, r#"{"suspended":true}"#),
+            ("DELETE", "/api/systemusers/u1", None, ""),
+        ]
+    );
+    assert!(
+        seen.iter()
+            .all(|seen| seen.header("x-api-key") == Some(KEY))
+    );
+}
+
+#[tokio::test]
+async fn a_write_that_may_have_been_applied_is_repeated_only_where_that_does_no_harm() {
+    // What the first answer is, the requests of a write that may always be repeated and of one that may not, and
+    // whether a failure leaves it open what JumpCloud did.
+    type First = fn() -> Response;
+    let cases: [(&str, First, usize, usize, bool); 9] = [
+        ("429", || status(429, "slow down"), 2, 2, false),
+        (
+            "503 with Retry-After",
+            || (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]).into_response(),
+            2,
+            2,
+            false,
+        ),
+        ("503", || status(503, "later"), 2, 1, true),
+        ("500", || status(500, "oops"), 2, 1, true),
+        ("524", || status(524, "a time-out"), 2, 1, true),
+        ("half an answer", || "{\"id\":".into_response(), 2, 1, true),
+        ("a stalled answer", stalled, 2, 1, true),
+        ("400", || status(400, "no"), 1, 1, false),
+        ("409", || status(409, "exists"), 1, 1, false),
+    ];
+    for (name, first, always, unless_sent, open) in cases {
+        for (repeat, calls) in [(Repeat::Always, always), (Repeat::UnlessSent, unless_sent)] {
+            let server = Server::start(move |seen| {
+                if seen.index == 0 {
+                    first()
+                } else {
+                    StatusCode::NO_CONTENT.into_response()
+                }
+            })
+            .await;
+            let mut settings = server.settings();
+            settings.timeout = Duration::from_millis(300);
+            let client = Client::with_policy(settings, FAST).unwrap();
+            let result = add_member(&client, repeat).await;
+            assert_eq!(server.calls(), calls, "{name}, {repeat:?}");
+            assert_eq!(result.is_ok(), calls == 2, "{name}, {repeat:?}: {result:?}");
+            if let Err(error) = result {
+                assert_eq!(error.may_have_been_applied(), open, "{name}: {error:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_never_left_was_not_applied() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let server = Server::start(|_| StatusCode::NO_CONTENT.into_response()).await;
+    let mut settings = server.settings();
+    settings.console_url = Url::parse(&format!("http://{address}")).unwrap();
+    let client = Client::with_policy(settings, FAST).unwrap();
+    let error = add_member(&client, Repeat::UnlessSent).await.unwrap_err();
+    assert!(!error.may_have_been_applied(), "{error:?}");
+    assert_eq!(client.total_calls(), 4);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_for_a_write_too() {
+    let server = Server::start(|seen| match seen.path.as_str() {
+        "/oauth2/token" => ok(&json!({
+            "access_token": format!("SECRETSEED-{}", seen.index), "token_type": "bearer",
+            "expires_in": 3600,
+        })),
+        _ if seen.header("authorization") == Some("Bearer SECRETSEED-0") => {
+            status(401, "Unauthorized")
+        }
+        _ => StatusCode::NO_CONTENT.into_response(),
+    })
+    .await;
+    add_member(&server.oauth_client(), Repeat::UnlessSent)
+        .await
+        .unwrap();
+    assert_eq!(server.calls(), 4);
+}
+
+#[tokio::test]
+async fn an_error_never_repeats_a_password_of_the_request() {
+    let password = "SECRETSEED \"quoted\"\tand spaced";
+    for code in [400, 401, 409, 500] {
+        let server = Server::start(move |seen| {
+            let body: Value = serde_json::from_str(&seen.body).unwrap();
+            let echoed = format!(
+                "password {} of {} is weak; you sent {}",
+                body["password"].as_str().unwrap(),
+                body["username"].as_str().unwrap(),
+                seen.body
+            );
+            status(code, &echoed)
+        })
+        .await;
+        let body = json!({"username": "jdoe", "password": password, "x": [{"new_Secret": ["SECRETSEED-2"]}]});
+        let error = server
+            .client()
+            .write::<_, ()>(
+                Method::Post,
+                "/api/systemusers",
+                &[],
+                Some(&body),
+                Repeat::UnlessSent,
+            )
+            .await
+            .unwrap_err();
+        let words = everything(&error);
+        assert!(words.contains("of jdoe is weak"), "{words}");
+        assert!(!words.contains("SECRETSEED"), "{words}");
+        assert_eq!(words.matches("[redacted]").count() % 3, 0, "{words}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_administrator_is_never_made_without_the_organisation() {
+    let server = Server::start(|seen| {
+        if seen.header("x-org-id").is_some() {
+            status(403, "Forbidden")
+        } else if seen.method == "GET" {
+            wrapped(&seen, 0)
+        } else {
+            ok(&json!({"id": 1}))
+        }
+    })
+    .await;
+    let mut settings = server.settings();
+    settings.org_id = Some(ORG.to_owned());
+    let client = Client::with_policy(settings, FAST).unwrap();
+    let list = List {
+        template: "/api/users",
+        ..users()
+    };
+    client.page::<Row>(&list, 0).await.unwrap();
+    assert!(client.administrators_are_unscoped());
+    let body = json!({"email": "a@example.com"});
+    let error = client
+        .write::<_, Value>(
+            Method::Post,
+            "/api/users",
+            &[],
+            Some(&body),
+            Repeat::UnlessSent,
+        )
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Code::PermissionDenied);
+    client
+        .write::<_, Row>(
+            Method::Put,
+            "/api/users/{id}",
+            &["a1"],
+            Some(&body),
+            Repeat::Always,
+        )
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

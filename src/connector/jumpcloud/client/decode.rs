@@ -294,16 +294,17 @@ fn words(value: &Value) -> String {
 
 /// One line without control characters and secrets, at most `max` characters.
 pub(super) fn clean(text: &str, secrets: &[&str], max: usize) -> String {
-    let mut text: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let mut text = text.to_owned();
     for secret in secrets {
         if secret.len() >= MIN_SECRET_BYTES && text.contains(secret) {
             text = text.replace(secret, "[redacted]");
         }
     }
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = text
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
     if text.chars().count() <= max {
         return text;
     }
