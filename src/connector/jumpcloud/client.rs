@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
 use reqwest::header::HeaderValue;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -354,6 +354,22 @@ impl Client {
             .org_id
             .as_ref()
             .and_then(|org_id| org_id.to_str().ok())
+    }
+
+    /// Whether requests come from a service account that proves itself by OAuth, and not from a person's key.
+    pub fn is_service_account(&self) -> bool {
+        matches!(
+            self.shared.credential.load().auth,
+            Auth::ClientCredentials { .. }
+        )
+    }
+
+    /// Whether the API key in use begins like this, as JumpCloud shows the beginnings of keys.
+    pub fn key_begins_with(&self, beginning: &str) -> bool {
+        match &self.shared.credential.load().auth {
+            Auth::ApiKey(key) => key.expose_secret().starts_with(beginning),
+            Auth::ClientCredentials { .. } => false,
+        }
     }
 
     /// What was asked of each endpoint, by path template.

@@ -138,13 +138,16 @@ pub(super) fn entitlement(group: &v2::Resource, id: &str) -> v2::Entitlement {
     }
 }
 
-const METHOD: &str = "membership_method";
-const RULE: &str = "membership_rule";
-const AUTOMATED: &str = "DYNAMIC_AUTOMATED";
+/// Profile key of how a group gets its members.
+pub(super) const METHOD: &str = "membership_method";
+/// Profile key of the rule of a dynamic group.
+pub(super) const RULE: &str = "membership_rule";
+/// The value of [`METHOD`] where the rule alone decides.
+pub(super) const AUTOMATED: &str = "DYNAMIC_AUTOMATED";
 const REVIEWED: &str = "DYNAMIC_REVIEW_REQUIRED";
 
 /// Annotations of every grant of a group with this profile.
-fn how_members_come(profile: Option<&Struct>) -> Vec<Any> {
+pub(super) fn how_members_come(profile: Option<&Struct>) -> Vec<Any> {
     let method = text_of(profile, METHOD).unwrap_or_default();
     let reason = match method {
         AUTOMATED => {

@@ -347,6 +347,9 @@ pub struct Administrator {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ApiKeyFacts {
+    /// How the key begins; JumpCloud shows this to every administrator.
+    #[serde(deserialize_with = "text")]
+    pub prefix: Option<String>,
     /// When it was made.
     #[serde(deserialize_with = "text")]
     pub created_at: Option<String>,

@@ -1,0 +1,175 @@
+//! Who is a member of which user group.
+//!
+//! Whether somebody is a member is read from the side of the user (`/api/v2/users/{id}/memberof`): a person is in a few
+//! dozen groups, which is one page, while a group may have any number of members. The filter of
+//! `/api/v2/usergroups/{id}/membership` would be a call as well, but nothing tells an answer that was not filtered from
+//! one that was. Invariant: a group whose rule decides alone is never written to.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt as _, join};
+use serde::de::IgnoredAny;
+use serde_json::json;
+
+use super::{
+    super::{
+        JumpCloud, absent,
+        client::{Convention, List, Method, Repeat},
+        groups::{AUTOMATED, METHOD, RULE, how_members_come},
+        ids::{GROUP, USER, grant},
+        profile::{clip, text_of},
+        wire,
+    },
+    Named, Wish, already,
+    confirm::confirm_edge,
+    explained, plan, planned,
+};
+use crate::{
+    connector::{
+        Error,
+        provision::{Change, Done, Effect},
+    },
+    error::{Classify as _, Code},
+    proto::connector as v2,
+};
+
+/// What is asked of a directory user before it is changed.
+const PERSON_FIELDS: &str = "_id email firstname lastname admin";
+/// How much of a rule an error repeats.
+const MAX_RULE: usize = 512;
+
+impl JumpCloud {
+    /// Makes a user a member of a group, or no member any more.
+    pub(super) async fn set_membership(
+        &self,
+        wish: Wish,
+        group: Named<'_>,
+        user: Named<'_>,
+        change: Change<'_>,
+    ) -> Result<Done<Vec<v2::Grant>>, Error> {
+        let (resource, person, groups) = join!(
+            self.get_group(group.id),
+            self.person(user.id, "be a member of a group"),
+            self.groups_of(user.id),
+        );
+        let (resource, _person, groups) = (resource?, person?, groups?);
+        let profile = resource.profile.as_ref();
+        let value = || match wish {
+            Wish::Grant => {
+                let annotations = how_members_come(profile);
+                vec![grant(GROUP, group.id, USER, user.id, annotations)]
+            }
+            Wish::Revoke => Vec::new(),
+        };
+        let before = groups.contains(group.id);
+        if before == wish.wants() {
+            return Ok(Done {
+                value: value(),
+                effect: already(change),
+                request_ids: Vec::new(),
+            });
+        }
+        if text_of(profile, METHOD) == Some(AUTOMATED) {
+            return Err(Error::Refused {
+                what: format!(
+                    "group {} ({}) is dynamic: its rule alone decides who is a member ({}). Change the rule or the \
+                     attributes of user {} in JumpCloud, or make the user an exception there",
+                    clip(&resource.display_name, 128),
+                    group.id,
+                    text_of(profile, RULE).map_or_else(
+                        || "the rule cannot be read".to_owned(),
+                        |rule| clip(rule, MAX_RULE)
+                    ),
+                    user.id
+                ),
+            });
+        }
+
+        let operation = match wish {
+            Wish::Grant => "group.member.add",
+            Wish::Revoke => "group.member.remove",
+        };
+        let state = |member: bool| json!({ "member": member });
+        let plan = plan(operation, user, group, state(before), state(!before));
+        if let Some(planned) = planned(&plan, change, value).await? {
+            return Ok(planned);
+        }
+        let body = json!({"op": wish.op(), "type": "user", "id": user.id});
+        let written = self
+            .client
+            .write::<_, IgnoredAny>(
+                Method::Post,
+                "/api/v2/usergroups/{id}/members",
+                &[group.id],
+                Some(&body),
+                Repeat::Always,
+            )
+            .await
+            .map(|written| written.request_id)
+            .map_err(|error| explained(error, "change the members of groups"));
+        let what = match wish {
+            Wish::Grant => format!("adding user {} to group {}", user.id, group.id),
+            Wish::Revoke => format!("removing user {} from group {}", user.id, group.id),
+        };
+        let look = || async {
+            let groups = self.groups_of(user.id).await?;
+            Ok(groups.contains(group.id) == wish.wants())
+        };
+        let request_id = confirm_edge(&what, written, look).await?;
+        Ok(Done {
+            value: value(),
+            effect: Effect::Changed,
+            request_ids: request_id.into_iter().collect(),
+        })
+    }
+
+    /// The directory user with this id; `purpose` ends the sentence "an administrator cannot …".
+    pub(super) async fn person(&self, id: &str, purpose: &str) -> Result<wire::SystemUser, Error> {
+        if let Some(row) = self.find_person(id).await? {
+            return Ok(row);
+        }
+        match self.get_administrator(id).await {
+            Ok(_) => Err(Error::Refused {
+                what: format!(
+                    "user {} is an administrator without a directory account, who cannot {purpose}: name the person's \
+                     directory user instead, or make one first",
+                    clip(id, 64)
+                ),
+            }),
+            // A key that may not read administrators has said enough about directory users.
+            Err(error) if matches!(error.code(), Code::NotFound | Code::PermissionDenied) => {
+                Err(Error::NotFound {
+                    what: format!("user {}", clip(id, 64)),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The directory user with this id, if there is one.
+    pub(super) async fn find_person(&self, id: &str) -> Result<Option<wire::SystemUser>, Error> {
+        absent(
+            self.client
+                .get("/api/systemusers/{id}", &[id], &[("fields", PERSON_FIELDS)])
+                .await,
+        )
+    }
+
+    /// The ids of the groups that a directory user is a member of.
+    pub(super) async fn groups_of(&self, user: &str) -> Result<HashSet<String>, Error> {
+        let mut pages = self.client.pages::<wire::GraphObject>(List {
+            template: "/api/v2/users/{id}/memberof",
+            ids: vec![user.to_owned()],
+            query: Vec::new(),
+            convention: Convention::Array,
+        });
+        let mut groups = HashSet::new();
+        while let Some(rows) = pages.next().await.transpose()? {
+            let is_group = |row: &wire::GraphObject| {
+                matches!(row.kind.as_deref(), None | Some("user_group" | "group"))
+            };
+            groups.extend(rows.into_iter().filter(is_group).filter_map(|row| row.id));
+        }
+        Ok(groups)
+    }
+}
