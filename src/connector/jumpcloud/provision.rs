@@ -30,6 +30,9 @@ mod administration;
 mod confirm;
 mod membership;
 
+#[cfg(test)]
+mod tests;
+
 /// The key of everything that changes who administers the organisation.
 const ADMINISTRATORS_KEY: &str = "administrators";
 
