@@ -271,13 +271,12 @@ impl Classify for Error {
             Self::Transport {
                 kind: "timeout", ..
             } => Code::DeadlineExceeded,
-            Self::Transport { .. } => Code::Unavailable,
+            Self::Transport { .. } | Self::Unconfirmed { .. } => Code::Unavailable,
             Self::Decode { .. } | Self::Local { .. } => Code::Internal,
             Self::NotFound { .. } => Code::NotFound,
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::Refused { .. } => Code::FailedPrecondition,
             Self::Unsupported { .. } => Code::Unimplemented,
-            Self::Unconfirmed { .. } => Code::Unavailable,
             Self::Cancelled => Code::Cancelled,
             Self::Permission { .. } => Code::PermissionDenied,
             Self::Unauthenticated { .. } => Code::Unauthenticated,

@@ -16,11 +16,11 @@ use crate::{
 const WAITS: [Duration; 7] = [
     Duration::from_millis(250),
     Duration::from_millis(500),
-    Duration::from_millis(1000),
-    Duration::from_millis(2000),
-    Duration::from_millis(2000),
-    Duration::from_millis(2000),
-    Duration::from_millis(2000),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
 ];
 /// All waits and looks together.
 const PATIENCE: Duration = Duration::from_secs(15);
