@@ -6,7 +6,7 @@
 //! taken from the user; the error names the groups. The synthetic application of JumpCloud's own administration has no
 //! bindings at all.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, join, try_join};
 use serde::de::IgnoredAny;
@@ -131,7 +131,7 @@ impl JumpCloud {
     }
 
     /// The ids of the applications that a user or group is bound to directly.
-    async fn apps_of(&self, whom: Named<'_>) -> Result<HashSet<String>, Error> {
+    async fn apps_of(&self, whom: Named<'_>) -> Result<BTreeSet<String>, Error> {
         let template = if whom.kind == GROUP {
             "/api/v2/usergroups/{id}/associations"
         } else {
@@ -146,14 +146,14 @@ impl JumpCloud {
         template: &'static str,
         id: &str,
         target: &str,
-    ) -> Result<HashSet<String>, Error> {
+    ) -> Result<BTreeSet<String>, Error> {
         let mut pages = self.client.pages::<wire::Edge>(List {
             template,
             ids: vec![id.to_owned()],
             query: vec![("targets", target.to_owned())],
             convention: Convention::Array,
         });
-        let mut ends = HashSet::new();
+        let mut ends = BTreeSet::new();
         while let Some(rows) = pages.next().await.transpose()? {
             let of_target =
                 |end: &wire::GraphObject| end.kind.as_deref().is_none_or(|kind| kind == target);
@@ -169,11 +169,10 @@ impl JumpCloud {
             self.bound("/api/v2/applications/{id}/associations", app, "user_group"),
             self.groups_of(user),
         )?;
-        let mut shared: Vec<&String> = givers.intersection(&groups).collect();
+        let shared: Vec<&String> = givers.intersection(&groups).collect();
         if shared.is_empty() {
             return Ok(());
         }
-        shared.sort_unstable();
         let mut names = Vec::new();
         for id in shared.iter().take(MAX_NAMED) {
             let name = super::super::absent(self.get_group(id).await)?

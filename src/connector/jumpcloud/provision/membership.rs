@@ -5,7 +5,7 @@
 //! `/api/v2/usergroups/{id}/membership` would be a call as well, but nothing tells an answer that was not filtered from
 //! one that was. Invariant: a group whose rule decides alone is never written to.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, join};
 use serde::de::IgnoredAny;
@@ -156,14 +156,14 @@ impl JumpCloud {
     }
 
     /// The ids of the groups that a directory user is a member of.
-    pub(super) async fn groups_of(&self, user: &str) -> Result<HashSet<String>, Error> {
+    pub(super) async fn groups_of(&self, user: &str) -> Result<BTreeSet<String>, Error> {
         let mut pages = self.client.pages::<wire::GraphObject>(List {
             template: "/api/v2/users/{id}/memberof",
             ids: vec![user.to_owned()],
             query: Vec::new(),
             convention: Convention::Array,
         });
-        let mut groups = HashSet::new();
+        let mut groups = BTreeSet::new();
         while let Some(rows) = pages.next().await.transpose()? {
             let is_group = |row: &wire::GraphObject| {
                 matches!(row.kind.as_deref(), None | Some("user_group" | "group"))
