@@ -1,10 +1,18 @@
-//! Keys, signatures and digests: the only module that touches cryptographic primitives, all from aws-lc.
+//! Keys, signatures, encryption and generated passwords: the only module that touches cryptographic primitives.
 //!
-//! Owns the Ed25519 key of the client secret ([`jwk`]), the signed client assertion ([`jws`]), and SHA-256. It never
-//! reads files, clocks or configuration, and no error or `Debug` output of it shows key material.
+//! Owns the Ed25519 key of the client secret ([`jwk`]), the signed client assertion ([`jws`]), secrets encrypted to
+//! ConductorOne ([`seal`]) and to the connector ([`open`]), generated passwords ([`password`]), and SHA-256. Primitives
+//! are those of aws-lc; age files are written and read by the `age` crate. It never reads files, clocks or
+//! configuration, and no error or `Debug` output of it shows key material.
 
+mod envelope;
+mod hybrid;
+mod jwe;
 pub mod jwk;
 pub mod jws;
+pub mod open;
+pub mod password;
+pub mod public_key;
 pub mod seal;
 
 use std::fmt;

@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use aws_lc_rs::{
+    digest,
+    signature::{Ed25519KeyPair, KeyPair as _},
+};
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -195,6 +198,16 @@ impl Ed25519Jwk {
             object.insert("kid".to_owned(), kid.as_str().into());
         }
         members.to_string()
+    }
+
+    /// The private key on Curve25519: the first half of the digest of the seed (RFC 8032, section 5.1.5).
+    pub(super) fn scalar(&self) -> Zeroizing<[u8; KEY_LEN]> {
+        let digest = digest::digest(&digest::SHA512, self.seed.as_slice());
+        let mut scalar = Zeroizing::new([0; KEY_LEN]);
+        for (to, from) in scalar.iter_mut().zip(digest.as_ref()) {
+            *to = *from;
+        }
+        scalar
     }
 
     /// The private key in the PKCS#8 form of RFC 8410.
