@@ -219,17 +219,18 @@ fn age_recipient(text: &str) -> Result<(Method, String), RecipientError> {
         return Err(RecipientError::Private);
     }
     let invalid = RecipientError::Age { len };
-    let (kind, recipient): (_, Box<dyn age::Recipient + Send + Sync>) = if len > MAX_RECIPIENT_LEN {
-        return Err(invalid);
-    } else if text.starts_with("age1pq1") {
-        let recipient = HybridRecipient::parse(text).ok_or(invalid)?;
-        ("hybrid age", Box::new(recipient))
-    } else {
-        let Ok(recipient) = text.parse::<age::x25519::Recipient>() else {
+    let (kind, recipient): (_, Box<dyn age::Recipient + Send + Sync>) =
+        if len > MAX_RECIPIENT_LEN || !text.starts_with("age1") {
             return Err(invalid);
+        } else if text.starts_with("age1pq1") {
+            let recipient = HybridRecipient::parse(text).ok_or(invalid)?;
+            ("hybrid age", Box::new(recipient))
+        } else {
+            let Ok(recipient) = text.parse::<age::x25519::Recipient>() else {
+                return Err(invalid);
+            };
+            ("X25519 age", Box::new(recipient))
         };
-        ("X25519 age", Box::new(recipient))
-    };
     let key_id = hex(&Sha256::digest(text.as_bytes()));
     checked(kind, Method::Envelope(recipient), key_id, AGE_PROVIDER)
 }
@@ -503,6 +504,13 @@ mod tests {
                 "(5004 bytes) is not valid",
             ),
             (ed("", "ssh-ed25519"), "(11 bytes) is not valid"),
+            (
+                ed(
+                    "",
+                    "AGE1ZVKYG2LQZRAA2LNJVQEJ32NKUU0UES2S82HZRYE869XEEXVN73EQUNUJWJ",
+                ),
+                "(62 bytes) is not valid",
+            ),
         ];
         for (config, expected) in cases {
             let error = Recipients::try_new(&[good.clone(), config]).unwrap_err();

@@ -3,6 +3,7 @@ module conformance
 go 1.25.2
 
 require (
+	filippo.io/age v1.3.1
 	github.com/conductorone/baton-sdk v0.25.0
 	github.com/go-jose/go-jose/v4 v4.1.4
 	github.com/klauspost/compress v1.18.6
@@ -12,7 +13,6 @@ require (
 )
 
 require (
-	filippo.io/age v1.3.1 // indirect
 	filippo.io/edwards25519 v1.1.1 // indirect
 	filippo.io/hpke v0.4.0 // indirect
 	github.com/DataDog/zstd v1.5.7 // indirect

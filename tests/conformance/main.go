@@ -89,7 +89,7 @@ func (r *run) folder(name string) (string, error) {
 func main() {
 	bin := flag.String("bin", "target/debug", "folder of baton-jumpcloud and baton-sim")
 	examples := flag.String("examples", "target/debug/examples", "folder of producer")
-	only := flag.String("only", "", "descriptors, control, tenants, graphs or flags")
+	only := flag.String("only", "", "descriptors, control, tenants, graphs, encryption or flags")
 	seeds := flag.Int("seeds", 60, "how many random graphs")
 	keep := flag.String("work", "", "folder for the files, kept; a temporary one otherwise")
 	selftest := flag.Bool("selftest", false, "break one thing after the other and want the right check to fail")
@@ -141,7 +141,7 @@ func everything(ctx context.Context, r *run, only string) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context, *run)
-	}{{"descriptors", descriptors}, {"control", control}, {"tenants", tenants}, {"graphs", graphs}, {"flags", flags}} {
+	}{{"descriptors", descriptors}, {"control", control}, {"tenants", tenants}, {"graphs", graphs}, {"encryption", encryption}, {"flags", flags}} {
 		if only == "" || only == part.name {
 			part.run(ctx, r)
 		}
@@ -170,6 +170,9 @@ func faults(ctx context.Context, base run) error {
 		{"index", "a wrong index in the schema", "schema", "idx_grants_entitlement_id_principal_id_v1", tenants},
 		{"", "nothing (expansion)", "", "", graphs},
 		{"source", "a wrong expansion source", "expansion", "sources", graphs},
+		{"", "nothing (encryption)", "", "", encryption},
+		{"sealed-byte", "a byte of an encrypted secret", "the SDK opens what ours sealed", "do not open", encryption},
+		{"key-id", "a wrong key id", "the SDK opens what ours sealed", "key ids", encryption},
 	} {
 		r := base
 		r.fault, r.quick, r.quiet, r.seeds = each.fault, true, true, 6

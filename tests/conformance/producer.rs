@@ -4,11 +4,14 @@
 //! `producer descriptors OUT` writes the descriptor set. `producer files IN OUT_DIR` reads one directory a line (JSON,
 //! messages as base64 of their wire form) and writes `<name>.plain.c1z`, where grants are left unexpanded, and
 //! `<name>.expanded.c1z`, where our expansion has run. `producer settings OUT` writes every setting as one line of JSON.
+//! `producer crypto` answers questions about encryption, one line of JSON each, until its input ends. `producer
+//! simulator PORT_FILE API_KEY` is a JumpCloud simulator of an organisation that the flags of `baton-sim` cannot
+//! describe: nested groups, and names in many scripts. It, too, ends with its input.
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read as _, Write as _},
     path::Path,
 };
 
@@ -17,11 +20,20 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use baton_jumpcloud::{
     clock::SystemClock,
     config::settings::SETTINGS,
+    control_plane::credentials::ClientSecret,
+    crypto::{
+        open::{self, KeyKind, RevealKey, reveal},
+        password::Recipe,
+        seal::{Plaintext, Recipients},
+    },
+    error,
     proto::{self, connector as v2},
+    sim::jumpcloud::{self, JumpCloudSim, Key, KeyRole, MembershipMethod, Shape},
     syncer::{self, Environment, NoProgress, SyncRequest, fake::FakeConnector},
 };
 use prost::Message;
-use serde::Deserialize;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Deserialize)]
@@ -83,6 +95,165 @@ async fn write(directory: &Directory, target: &Path, expand: bool) -> anyhow::Re
     Ok(())
 }
 
+/// What the judge asks about encryption; which members are set depends on what is to be done.
+#[derive(Deserialize)]
+struct Question {
+    #[serde(rename = "do")]
+    task: String,
+    #[serde(default)]
+    configs: Vec<String>,
+    #[serde(default)]
+    plain: String,
+    key: usize,
+    #[serde(default)]
+    secret: String,
+    count: usize,
+}
+
+#[derive(Default, Serialize)]
+struct Answer {
+    error: String,
+    messages: Vec<String>,
+    texts: Vec<String>,
+}
+
+/// Answers every line of the input. Keys that it makes up stay here; the judge sees their public halves.
+fn crypto() -> anyhow::Result<()> {
+    let mut keys = Vec::new();
+    for line in io::stdin().lock().lines() {
+        let question: Question = serde_json::from_str(&line?)?;
+        let answer = answer(&question, &mut keys).unwrap_or_else(|refusal| Answer {
+            error: error::chain(refusal.as_ref()),
+            ..Answer::default()
+        });
+        let mut line = serde_json::to_string(&answer)?;
+        line.push('\n');
+        io::stdout().lock().write_all(line.as_bytes())?;
+        io::stdout().lock().flush()?;
+    }
+    Ok(())
+}
+
+fn answer(question: &Question, keys: &mut Vec<RevealKey>) -> anyhow::Result<Answer> {
+    let mut answer = Answer::default();
+    match question.task.as_str() {
+        "seal" => {
+            let recipients = Recipients::try_new(&messages(&question.configs)?)?;
+            let plain =
+                v2::PlaintextData::decode(BASE64_STANDARD.decode(&question.plain)?.as_slice())?;
+            let sealed = recipients.seal(&Plaintext {
+                name: plain.name,
+                description: plain.description,
+                schema: plain.schema,
+                secret: String::from_utf8(plain.bytes)?.into(),
+            })?;
+            answer.messages = texts(&sealed);
+        }
+        "keys" => {
+            *keys = KeyKind::ALL
+                .into_iter()
+                .map(|kind| RevealKey::generate(kind).context("no key could be made"))
+                .collect::<Result<_, _>>()?;
+            let configs: Vec<_> = keys.iter().map(RevealKey::encryption_config).collect();
+            answer.messages = texts(&configs);
+        }
+        "reveal" => {
+            let key = keys.get(question.key).context("there is no such key")?;
+            for data in messages(&question.configs)? {
+                let opened = reveal(key, &data)?;
+                answer
+                    .messages
+                    .push(BASE64_STANDARD.encode(opened.expose_secret()));
+            }
+        }
+        "open" => {
+            let secret = ClientSecret::parse(&SecretString::from(question.secret.as_str()))?;
+            let password = open::password(secret.key(), &messages(&question.configs)?)?;
+            answer.texts.push(password.expose_secret().to_owned());
+        }
+        "passwords" => {
+            let options = v2::credential_options::RandomPassword::decode(
+                BASE64_STANDARD.decode(&question.plain)?.as_slice(),
+            )?;
+            let recipe = Recipe::of(Some(&options))?;
+            for _ in 0..question.count {
+                let password = recipe.generate()?;
+                answer.texts.push(password.expose_secret().to_owned());
+            }
+        }
+        other => anyhow::bail!("{other} is no question"),
+    }
+    Ok(answer)
+}
+
+fn texts<M: Message>(messages: &[M]) -> Vec<String> {
+    messages
+        .iter()
+        .map(|message| BASE64_STANDARD.encode(message.encode_to_vec()))
+        .collect()
+}
+
+/// Serves an organisation whose groups are nested four deep, in a ring, and by two ways, under names in many scripts.
+async fn simulator(port_file: &Path, api_key: &str) -> anyhow::Result<()> {
+    const NAMES: [&str; 10] = [
+        "Größenwahn & Söhne",
+        "研究開発部",
+        "Отдел продаж",
+        "مجموعة المالية",
+        "Ομάδα \"Ω\"",
+        "👩🏽‍🚀 crew",
+        "e\u{301}quipe (decomposed)",
+        "Łódź | 100 % <b>bold</b>",
+        "tab\tand\u{a0}spaces ",
+        "a name that is long enough to be cut anywhere that cuts names, which nobody should do to names of groups at all",
+    ];
+    let mut config = jumpcloud::Config::of(Shape {
+        users: 60,
+        groups: 4,
+        members_per_group: 6,
+        apps: 4,
+        groups_per_app: 1,
+        admins: 3,
+        ..Shape::default()
+    });
+    config.keys = vec![Key::new("conformance", api_key, KeyRole::Full)];
+    let simulator = JumpCloudSim::start(config).await?;
+    simulator
+        .edit(|tenant| -> anyhow::Result<()> {
+            let users = tenant.user_ids();
+            let mut groups = Vec::new();
+            for (name, members) in NAMES.iter().zip(users.chunks(6)) {
+                let group = tenant.add_group(name, MembershipMethod::Static);
+                tenant.set_members(group, members)?;
+                groups.push(group);
+            }
+            let [a, b, c, d, e, f, g, ring_1, ring_2, ring_3] = groups.as_slice() else {
+                anyhow::bail!("{} groups instead of 10", groups.len());
+            };
+            // A chain, a second way to its end, and a ring that hangs below it.
+            tenant.set_nested_groups(*a, &[*b, *g])?;
+            tenant.set_nested_groups(*b, &[*c])?;
+            tenant.set_nested_groups(*c, &[*d, *e])?;
+            tenant.set_nested_groups(*f, &[*d, *ring_1])?;
+            tenant.set_nested_groups(*ring_1, &[*ring_2])?;
+            tenant.set_nested_groups(*ring_2, &[*ring_3])?;
+            tenant.set_nested_groups(*ring_3, &[*ring_1])?;
+            for (app, bound) in tenant.app_ids().into_iter().zip([a, f, ring_2]) {
+                tenant.set_app_bindings(app, &[*bound], &[])?;
+                tenant.set_field(app, "displayName", Some("Büro-Anwendung ∞".into()))?;
+            }
+            Ok(())
+        })
+        .context("there is no organisation")??;
+    // Written aside and renamed, so that the judge never reads half of it.
+    let aside = port_file.with_extension("partial");
+    tokio::fs::write(&aside, simulator.address().to_string()).await?;
+    tokio::fs::rename(&aside, port_file).await?;
+    tokio::task::spawn_blocking(|| io::stdin().lock().read_to_end(&mut Vec::new())).await??;
+    simulator.shutdown().await;
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -114,8 +285,11 @@ async fn main() -> anyhow::Result<()> {
             }
             std::fs::write(target, lines)?;
         }
+        ["crypto"] => crypto()?,
+        ["simulator", port_file, api_key] => simulator(Path::new(port_file), api_key).await?,
         _ => anyhow::bail!(
-            "usage: producer descriptors OUT | producer settings OUT | producer files IN OUT_DIR"
+            "usage: producer descriptors OUT | producer settings OUT | producer files IN OUT_DIR | producer crypto | \
+             producer simulator PORT_FILE API_KEY"
         ),
     }
     Ok(())

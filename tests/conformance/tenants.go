@@ -37,6 +37,8 @@ var shapes = []tenant{
 	{"tiny", []string{"--users", "3", "--groups", "1", "--members-per-group", "2", "--apps", "1", "--groups-per-app", "1", "--users-per-app", "1", "--admins", "1"}},
 	{"awkward", []string{"--users", "120", "--groups", "14", "--members-per-group", "9", "--apps", "6", "--groups-per-app", "3", "--users-per-app", "4", "--admins", "9", "--dangling-edges", "25", "--shuffle", "--hide-totals", "--seed", "11"}},
 	{"5000 users", []string{"--users", "5000", "--groups", "200", "--members-per-group", "60", "--apps", "80", "--groups-per-app", "4", "--users-per-app", "5", "--admins", "15"}},
+	// Made by the producer: groups in groups, also in a ring, under names in many scripts.
+	{"nested", nil},
 }
 
 // truth is the part of the simulator's truth that decides which rows there are.
@@ -57,11 +59,40 @@ type truth struct {
 	Roles []string `json:"roles"`
 }
 
-// simulator starts a JumpCloud simulator and answers with its address.
+// below are the groups in a group, however deep.
+func (t *truth) below(group string, seen map[string]bool) map[string]bool {
+	for _, nested := range t.Groups[group].Nested {
+		if !seen[nested] {
+			seen[nested] = true
+			t.below(nested, seen)
+		}
+	}
+	return seen
+}
+
+// members are the users of a group and of the groups below it. As in the SDK, groups of a ring give each other nothing.
+func (t *truth) members(group string) []string {
+	all := slices.Clone(t.Groups[group].Members)
+	for nested := range t.below(group, map[string]bool{}) {
+		if !t.below(nested, map[string]bool{})[group] {
+			all = append(all, t.Groups[nested].Members...)
+		}
+	}
+	return all
+}
+
+// startSimulator starts a JumpCloud simulator and answers with its address. Without arguments it is the producer's.
 func (r *run) startSimulator(ctx context.Context, folder string, args ...string) (string, func(), error) {
 	port := filepath.Join(folder, "port")
 	os.Remove(port)
 	command := exec.CommandContext(ctx, r.simulator, append([]string{"jumpcloud", "--listen", "127.0.0.1:0", "--port-file", port, "--api-key", apiKey}, args...)...)
+	if args == nil {
+		command = exec.CommandContext(ctx, r.producer, "simulator", port, apiKey)
+	}
+	// The producer's simulator ends with its input.
+	if _, err := command.StdinPipe(); err != nil {
+		return "", nil, err
+	}
 	log, err := os.Create(filepath.Join(folder, "simulator.log"))
 	if err != nil {
 		return "", nil, err
@@ -264,7 +295,7 @@ func againstTruth(got *content, want *truth) error {
 	resources[key("app", ownApp)] = true
 	for id, group := range want.Groups {
 		resources[key("group", id)] = true
-		for _, member := range group.Members {
+		for _, member := range want.members(id) {
 			grants[key("group:"+id, "user", member)] = true
 		}
 		for _, nested := range group.Nested {
