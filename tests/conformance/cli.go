@@ -9,7 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -105,35 +108,139 @@ func flags(ctx context.Context, r *run) {
 		}
 		return fmt.Sprintf("%d flags: %d accepted, %d accepted without effect, %d refused, %d defaults differ with a reason", len(field.DefaultFields), accepted, ignored, refused, len(flagDiffers)), wrong.err()
 	})
-	r.check("flags: exit codes are gRPC codes", func() (string, error) {
-		folder, err := r.folder("exit")
-		if err != nil {
+	r.check("flags: a process ends as the SDK's does", func() (string, error) { return r.exitCodes(ctx) })
+}
+
+// What ends with another code than a connector of the SDK, each with the reason.
+var exitDiffers = map[string]string{
+	"an unknown flag":                  "a mistake of the person is told apart from an unknown failure: InvalidArgument",
+	"an unknown command":               "as an unknown flag",
+	"a text for a number":              "as an unknown flag",
+	"a number out of range":            "as an unknown flag",
+	"no credentials":                   "as an unknown flag",
+	"an address that is none":          "as an unknown flag; found before the first request",
+	"a folder that does not exist":     "as an unknown flag; found before the first request",
+	"a log level that is none":         "the SDK takes it for info; ours refuses it before the first request",
+	"a type that is none":              "the SDK syncs nothing; ours refuses it before the first request",
+	"capabilities without credentials": "the SDK wants every required flag even for this; ours needs nothing to know them",
+	"a client id without its secret":   "a daemon ends with 64 (EX_USAGE), so that a service manager can stop restarting it",
+}
+
+// exitCodes starts ours and a connector of the SDK (the judge itself) with the same arguments.
+func (r *run) exitCodes(ctx context.Context) (string, error) {
+	folder, err := r.folder("exit")
+	if err != nil {
+		return "", err
+	}
+	judge, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	base, stop, err := r.startSimulator(ctx, folder, shapes[1].args...)
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+	forbidding, stopForbidding, err := r.startSimulator(ctx, folder, append(slices.Clone(shapes[1].args), "--deny", "users")...)
+	if err != nil {
+		return "", err
+	}
+	defer stopForbidding()
+	file := filepath.Join(folder, "sync.c1z")
+	syncing := func(base string, more ...string) []string {
+		return append([]string{"--base-url", base, "-f", file}, more...)
+	}
+	cases := []struct {
+		what, key string
+		arguments []string
+		ours      codes.Code
+	}{
+		{"a sync that works", apiKey, syncing(base), codes.OK},
+		{"a key that is refused", "another-SECRETSEED-key", syncing(base), codes.Unauthenticated},
+		{"a key without permission", apiKey, syncing(forbidding), codes.PermissionDenied},
+		{"no credentials", "", syncing(base), codes.InvalidArgument},
+		{"an address that is none", apiKey, syncing("nowhere"), codes.InvalidArgument},
+		{"a log level that is none", apiKey, syncing(base, "--log-level", "loud"), codes.InvalidArgument},
+		{"a type that is none", apiKey, syncing(base, "--sync-resource-types", "planet"), codes.InvalidArgument},
+		{"a folder that does not exist", apiKey, syncing(base, "--c1z-temp-dir", filepath.Join(folder, "none")), codes.InvalidArgument},
+		{"a number out of range", apiKey, syncing(base, "--http-timeout-seconds", "-1"), codes.InvalidArgument},
+		{"a text for a number", apiKey, syncing(base, "--workers", "x"), codes.InvalidArgument},
+		{"an unknown flag", apiKey, syncing(base, "--nonsense"), codes.InvalidArgument},
+		{"an unknown command", apiKey, []string{"surplus"}, codes.InvalidArgument},
+		{"a client id without its secret", apiKey, []string{"--client-id", "a@b.test/c"}, 64},
+		{"tickets", apiKey, []string{"--list-ticket-schemas", "--base-url", base}, codes.Unimplemented},
+		// Tried again for a good minute first; everything else ends meanwhile.
+		{"nobody at the address", apiKey, syncing("http://127.0.0.1:9"), codes.Unavailable},
+		{"a daemon that does not answer", apiKey, []string{"health-check", "--health-check-port", "9"}, codes.Unavailable},
+		{"capabilities", apiKey, []string{"capabilities"}, codes.OK},
+		{"capabilities without credentials", "", []string{"capabilities"}, codes.OK},
+		{"config", "", []string{"config"}, codes.OK},
+		{"help", "", []string{"--help"}, codes.OK},
+		{"version", "", []string{"--version"}, codes.OK},
+	}
+	end := func(program string, arguments, environment []string) (int, []byte) {
+		limited, cancel := context.WithTimeout(ctx, 3*time.Minute)
+		defer cancel()
+		command := exec.CommandContext(limited, program, arguments...)
+		command.Env, command.Dir = environment, folder
+		out, err := command.CombinedOutput()
+		return exitCode(err), out
+	}
+	connector, err := filepath.Abs(r.connector)
+	if err != nil {
+		return "", err
+	}
+	type result struct {
+		ours, theirs       int
+		ourText, theirText []byte
+	}
+	results := make([]result, len(cases))
+	// Two at a time, and one more that waits.
+	turns := make(chan struct{}, 3)
+	var running sync.WaitGroup
+	for number, each := range slices.Backward(cases) {
+		own := filepath.Join(folder, fmt.Sprint(number))
+		if err := os.Mkdir(own, 0o755); err != nil {
 			return "", err
 		}
-		base, stop, err := r.startSimulator(ctx, folder, shapes[1].args...)
-		if err != nil {
-			return "", err
+		environment := []string{"HOME=" + own, "TMPDIR=" + own}
+		if each.key != "" {
+			environment = append(environment, "BATON_API_KEY="+each.key)
 		}
-		defer stop()
-		wrong := &problems{}
-		cases := []struct {
-			what, key, base string
-			want            codes.Code
-		}{
-			{"a sync that works", apiKey, base, codes.OK},
-			{"a key that is refused", "another-SECRETSEED-key", base, codes.Unauthenticated},
-			{"an address that is none", apiKey, "nowhere", codes.InvalidArgument},
-		}
-		for _, each := range cases {
-			command := exec.CommandContext(ctx, r.connector, "--base-url", each.base, "-f", filepath.Join(folder, "sync.c1z"))
-			command.Env = []string{"BATON_API_KEY=" + each.key}
-			out, err := command.CombinedOutput()
-			if code := exitCode(err); code != int(each.want) {
-				wrong.add("%s: exit code %d, wanted %d\n%s", each.what, code, each.want, tail(out))
+		for index, argument := range each.arguments {
+			if argument == file {
+				each.arguments[index] = filepath.Join(own, "sync.c1z")
 			}
 		}
-		return fmt.Sprintf("%d ends", len(cases)), wrong.err()
-	})
+		running.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			var got result
+			got.ours, got.ourText = end(connector, each.arguments, environment)
+			got.theirs, got.theirText = end(judge, each.arguments, append(slices.Clone(environment), asConnector+"=1"))
+			results[number] = got
+		})
+	}
+	running.Wait()
+	wrong := &problems{}
+	same, explained := 0, 0
+	for number, each := range cases {
+		got := results[number]
+		if got.ours != int(each.ours) {
+			wrong.add("%s: exit code %d, wanted %d\n%s", each.what, got.ours, each.ours, tail(got.ourText))
+		}
+		switch reason := exitDiffers[each.what]; {
+		case got.ours == got.theirs && reason != "":
+			wrong.add("%s differs no more; its reason can go", each.what)
+		case got.ours == got.theirs:
+			same++
+		case reason == "":
+			wrong.add("%s: exit code %d, the SDK's is %d\n%s", each.what, got.ours, got.theirs, tail(got.theirText))
+		default:
+			explained++
+		}
+	}
+	return fmt.Sprintf("%d ends: %d the same, %d differ with a reason", len(cases), same, explained), wrong.err()
 }
 
 func exitCode(err error) int {

@@ -87,6 +87,9 @@ func (r *run) folder(name string) (string, error) {
 }
 
 func main() {
+	if os.Getenv(asConnector) != "" {
+		runAsConnector()
+	}
 	bin := flag.String("bin", "target/debug", "folder of baton-jumpcloud and baton-sim")
 	examples := flag.String("examples", "target/debug/examples", "folder of producer")
 	only := flag.String("only", "", "descriptors, control, tenants, graphs, encryption or flags")
