@@ -227,19 +227,29 @@ async fn simulator(port_file: &Path, api_key: &str) -> anyhow::Result<()> {
                 tenant.set_members(group, members)?;
                 groups.push(group);
             }
-            let [a, b, c, d, e, f, g, ring_1, ring_2, ring_3] = groups.as_slice() else {
-                anyhow::bail!("{} groups instead of 10", groups.len());
+            let pick = |numbers: &[usize]| -> Vec<jumpcloud::Id> {
+                numbers
+                    .iter()
+                    .filter_map(|&n| groups.get(n).copied())
+                    .collect()
             };
-            // A chain, a second way to its end, and a ring that hangs below it.
-            tenant.set_nested_groups(*a, &[*b, *g])?;
-            tenant.set_nested_groups(*b, &[*c])?;
-            tenant.set_nested_groups(*c, &[*d, *e])?;
-            tenant.set_nested_groups(*f, &[*d, *ring_1])?;
-            tenant.set_nested_groups(*ring_1, &[*ring_2])?;
-            tenant.set_nested_groups(*ring_2, &[*ring_3])?;
-            tenant.set_nested_groups(*ring_3, &[*ring_1])?;
-            for (app, bound) in tenant.app_ids().into_iter().zip([a, f, ring_2]) {
-                tenant.set_app_bindings(app, &[*bound], &[])?;
+            // A chain, a second way to its end, and a ring (7, 8, 9) that hangs below it.
+            let nested: [(usize, &[usize]); 7] = [
+                (0, &[1, 6]),
+                (1, &[2]),
+                (2, &[3, 4]),
+                (5, &[3, 7]),
+                (7, &[8]),
+                (8, &[9]),
+                (9, &[7]),
+            ];
+            for (outer, inner) in nested {
+                for group in pick(&[outer]) {
+                    tenant.set_nested_groups(group, &pick(inner))?;
+                }
+            }
+            for (app, bound) in tenant.app_ids().into_iter().zip([0, 5, 8]) {
+                tenant.set_app_bindings(app, &pick(&[bound]), &[])?;
                 tenant.set_field(app, "displayName", Some("Büro-Anwendung ∞".into()))?;
             }
             Ok(())
