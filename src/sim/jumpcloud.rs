@@ -4,21 +4,24 @@
 //! uses code of the connector: [`Truth`], what a correct sync must contain, comes from the generator's state alone.
 //!
 //! ```text
-//! server ──► request_log · behaviour (latency, rate limit) · faults · access ──► serve ──► list ──► render ──► tenant
+//! server ──► request_log · behaviour (latency, rate limit) · faults · access ─┬► serve ──► search · list ─┬► render ──► tenant
+//!                                                                             └► writes ──────────────────┘
 //! ```
 //!
 //! Its own paths, which need no key: `GET /_sim/truth`, `GET|DELETE /_sim/requests`, `POST /_sim/requests/reset`,
 //! `GET|POST /_sim/behaviour` (the fields of [`Behaviour`] that are to change, as JSON), `POST /_sim/throttle` (a duration
-//! such as `5s`, for which everything is answered 429) and `POST /_sim/revoke-tokens`.
+//! such as `5s`, for which everything is answered 429), `POST /_sim/revoke-tokens`, `GET|DELETE /_sim/writes` (what was
+//! changed) and `POST /_sim/run-due` (a moment: scheduled changes up to it take place).
 //!
 //! Invariants: the same shape and seed give the same bytes; a change of the state is visible to the next request;
-//! neither values of headers nor bodies of requests are kept.
+//! neither values of headers nor bodies of requests are kept, except the state that writes ask for; a password can be
+//! asked for with [`JumpCloudSim::password_of`] and is in no answer.
 
 use std::{
     collections::BTreeSet,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, RwLock, RwLockReadGuard},
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -35,10 +38,13 @@ mod names;
 mod render;
 mod request_log;
 mod routes;
+mod search;
 mod serve;
 mod server;
 mod tenant;
 mod truth;
+mod view;
+mod writes;
 
 pub use self::{
     access::{Key, KeyRole, OAuthClient},
@@ -47,8 +53,10 @@ pub use self::{
     id::{Id, IdError},
     request_log::{Counter, Entry, Requests},
     routes::{Collection, CollectionError},
-    tenant::{MembershipMethod, NewUser, NoSuch, Shape, Status, Tenant},
+    tenant::{MembershipMethod, NewUser, NoSuch, PasswordPolicy, Shape, Status, Tenant},
     truth::{AdminTruth, AppTruth, Counts, GroupTruth, Truth, UserTruth},
+    view::Administrator,
+    writes::{Write, Writes},
 };
 
 /// The key that may do everything, unless the configuration says otherwise.
@@ -59,6 +67,8 @@ pub const READ_ONLY_KEY: &str = "jca_SECRETSEED_read_only_key_00000000002";
 pub const HELP_DESK_KEY: &str = "jca_SECRETSEED_help_desk_key_00000000003";
 /// The key of a Command Runner: no Directory Insights.
 pub const COMMAND_RUNNER_KEY: &str = "jca_SECRETSEED_command_runner_0000000004";
+/// The key of an Administrator, who may change everything except administrators.
+pub const ADMINISTRATOR_KEY: &str = "jca_SECRETSEED_administrator_key_0000006";
 /// The key of an administrator whose API access is switched off.
 pub const NO_API_ACCESS_KEY: &str = "jca_SECRETSEED_no_api_access_00000000005";
 /// The client id of the service account.
@@ -99,6 +109,7 @@ impl Config {
                 Key::new("read-only", READ_ONLY_KEY, KeyRole::ReadOnly),
                 Key::new("help-desk", HELP_DESK_KEY, KeyRole::HelpDesk),
                 Key::new("command-runner", COMMAND_RUNNER_KEY, KeyRole::CommandRunner),
+                Key::new("administrator", ADMINISTRATOR_KEY, KeyRole::Administrator),
                 Key::new("no-api-access", NO_API_ACCESS_KEY, KeyRole::NoApiAccess),
             ],
             clients: vec![OAuthClient {
@@ -121,6 +132,7 @@ pub(crate) struct Shared {
     access: access::Access,
     switches: behaviour::Switchboard,
     log: request_log::RequestLog,
+    writes: writes::WriteLog,
     desk: serve::Desk,
 }
 
@@ -128,6 +140,12 @@ impl Shared {
     fn world(&self) -> RwLockReadGuard<'_, serve::World> {
         self.world
             .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn world_mut(&self) -> RwLockWriteGuard<'_, serve::World> {
+        self.world
+            .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -153,10 +171,11 @@ impl JumpCloudSim {
         let tenants: Vec<Tenant> = config.organizations.iter().map(Tenant::generate).collect();
         let organizations = tenants.iter().map(Tenant::organization_id).collect();
         let shared = Arc::new(Shared {
-            world: RwLock::new(serve::World { tenants }),
+            world: RwLock::new(serve::World::new(tenants)),
             access: access::Access::new(config.keys, config.clients, organizations),
             switches: behaviour::Switchboard::new(config.behaviour),
             log: request_log::RequestLog::default(),
+            writes: writes::WriteLog::default(),
             desk: serve::Desk::default(),
         });
         let running = server::Running::start(config.listen, Arc::clone(&shared)).await?;
@@ -222,12 +241,23 @@ impl JumpCloudSim {
         organization: usize,
         change: impl FnOnce(&mut Tenant) -> R,
     ) -> Option<R> {
-        let mut world = self
-            .shared
-            .world
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut world = self.shared.world_mut();
         world.tenants.get_mut(organization).map(change)
+    }
+
+    /// The changes made over HTTP since the start or the last reset, whatever became of their answers.
+    pub fn writes(&self) -> Writes {
+        self.shared.writes.snapshot()
+    }
+
+    /// Starts the log of changes again.
+    pub fn reset_writes(&self) {
+        self.shared.writes.reset();
+    }
+
+    /// Makes the scheduled changes of the first organisation whose time has come, and returns how many there were.
+    pub fn run_due(&self, now: jiff::Timestamp) -> usize {
+        self.edit(|tenant| tenant.run_due(now)).unwrap_or(0)
     }
 
     /// How it behaves now.

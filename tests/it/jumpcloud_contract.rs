@@ -1133,6 +1133,7 @@ fn a_request_beyond_the_descriptions_is_found() {
             authenticated: true,
             headers: vec![header.to_owned()],
             form: Vec::new(),
+            fields: Vec::new(),
         };
         judge_requests(&Contract::new(), &[entry])
             .into_iter()

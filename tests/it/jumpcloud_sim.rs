@@ -1184,6 +1184,7 @@ async fn requests_are_counted_and_nothing_secret_is_kept() {
             "authenticated": true,
             "headers": ["accept", "accept-encoding", "host", "x-api-key"],
             "form": [],
+            "fields": [],
         })
     );
     assert_eq!(log["recent"][5]["authenticated"], false);

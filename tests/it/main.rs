@@ -22,6 +22,7 @@ mod dispatch;
 mod jumpcloud_client;
 mod jumpcloud_contract;
 mod jumpcloud_sim;
+mod jumpcloud_sim_writes;
 mod jumpcloud_sync;
 mod manifests;
 mod process;

@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use super::{
+    behaviour::Behaviour,
     id::Id,
     routes::{Collection, Endpoint, Route},
 };
@@ -22,13 +23,15 @@ use super::{
 /// What the owner of a key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyRole {
-    /// Everything.
+    /// Administrator With Billing: everything.
     Full,
+    /// Everything except changes to administrators.
+    Administrator,
     /// Reads everything.
     ReadOnly,
-    /// Neither applications nor administrators nor roles.
+    /// Neither applications nor administrators nor roles; of the rest it changes users only.
     HelpDesk,
-    /// No Directory Insights.
+    /// Reads everything except Directory Insights.
     CommandRunner,
     /// API access is switched off: every request is answered 401.
     NoApiAccess,
@@ -37,12 +40,32 @@ pub enum KeyRole {
 impl KeyRole {
     fn denies(self, collection: Collection) -> bool {
         match self {
-            Self::Full | Self::ReadOnly | Self::NoApiAccess => false,
+            Self::Full | Self::Administrator | Self::ReadOnly | Self::NoApiAccess => false,
             Self::HelpDesk => matches!(
                 collection,
                 Collection::Applications | Collection::Administrators | Collection::Roles
             ),
             Self::CommandRunner => collection == Collection::Insights,
+        }
+    }
+
+    fn may_write(self, collection: Collection) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Administrator => collection != Collection::Administrators,
+            Self::HelpDesk => collection == Collection::Users,
+            Self::ReadOnly | Self::CommandRunner | Self::NoApiAccess => false,
+        }
+    }
+
+    /// The role of the administrator whose key it is.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Full | Self::NoApiAccess => "Administrator With Billing",
+            Self::Administrator => "Administrator",
+            Self::ReadOnly => "Read Only",
+            Self::HelpDesk => "Help Desk",
+            Self::CommandRunner => "Command Runner",
         }
     }
 }
@@ -58,6 +81,8 @@ pub struct Key {
     pub role: KeyRole,
     /// Collections that answer 403, beside those that the role denies.
     pub denied: BTreeSet<Collection>,
+    /// Collections whose changes answer 403, beside those that the role may not change.
+    pub denied_writes: BTreeSet<Collection>,
     /// Which organisations it can see, by their position in the configuration; empty for all.
     pub organizations: Vec<usize>,
 }
@@ -70,6 +95,7 @@ impl Key {
             secret: SecretString::from(secret),
             role,
             denied: BTreeSet::new(),
+            denied_writes: BTreeSet::new(),
             organizations: Vec::new(),
         }
     }
@@ -78,6 +104,13 @@ impl Key {
     #[must_use]
     pub fn without(mut self, denied: impl IntoIterator<Item = Collection>) -> Self {
         self.denied.extend(denied);
+        self
+    }
+
+    /// The same key, which may read these collections only.
+    #[must_use]
+    pub fn reading(mut self, collections: impl IntoIterator<Item = Collection>) -> Self {
+        self.denied_writes.extend(collections);
         self
     }
 }
@@ -122,6 +155,8 @@ pub(super) struct Granted {
     pub visible: Vec<usize>,
     /// Whether `x-org-id` was sent.
     pub named_organization: bool,
+    /// The role of the administrator who asks.
+    pub role: &'static str,
 }
 
 /// Why not: the status, whose body is the standard one of that status unless a message is given.
@@ -182,8 +217,7 @@ impl Access {
         caller: Caller<'_>,
         route: &Route,
         headers: &HeaderMap,
-        denied_to_all: &BTreeSet<Collection>,
-        refuse_org_on_admins: bool,
+        behaviour: &Behaviour,
     ) -> Result<Granted, Denied> {
         let visible: Vec<usize> = match caller {
             Caller::Key(key) if !key.organizations.is_empty() => key.organizations.clone(),
@@ -191,8 +225,14 @@ impl Access {
         };
         let named = text(headers, "x-org-id");
         if named.is_some()
-            && refuse_org_on_admins
-            && matches!(route.endpoint, Endpoint::AdminList | Endpoint::AdminGet)
+            && behaviour.refuse_org_on_admins
+            && matches!(
+                route.endpoint,
+                Endpoint::AdminList
+                    | Endpoint::AdminGet
+                    | Endpoint::AdminUpdate
+                    | Endpoint::AdminDelete
+            )
         {
             return Err(denied(403));
         }
@@ -220,10 +260,18 @@ impl Access {
         };
         if let Some(collection) = route.collection {
             let by_key = match caller {
-                Caller::Key(key) => key.role.denies(collection) || key.denied.contains(&collection),
+                Caller::Key(key) => {
+                    let reading = key.role.denies(collection) || key.denied.contains(&collection);
+                    let writing = route.writes()
+                        && (!key.role.may_write(collection)
+                            || key.denied_writes.contains(&collection));
+                    reading || writing
+                }
                 Caller::Token => false,
             };
-            if by_key || denied_to_all.contains(&collection) {
+            let by_behaviour = behaviour.deny.contains(&collection)
+                || (route.writes() && behaviour.deny_writes.contains(&collection));
+            if by_key || by_behaviour {
                 return Err(denied(403));
             }
         }
@@ -231,6 +279,10 @@ impl Access {
             organization,
             visible,
             named_organization: named.is_some(),
+            role: match caller {
+                Caller::Key(key) => key.role.name(),
+                Caller::Token => KeyRole::Full.name(),
+            },
         })
     }
 
@@ -367,7 +419,7 @@ mod tests {
         let headers = headers(pairs);
         let caller = access.authenticate(&headers).ok_or(401_u16)?;
         access
-            .authorize(caller, route(template), &headers, &BTreeSet::new(), false)
+            .authorize(caller, route(template), &headers, &Behaviour::default())
             .map(|granted| granted.organization)
             .map_err(|denied| denied.status)
     }

@@ -1,4 +1,5 @@
-//! Switches that can be turned while the simulator runs: latency, rate limit, faults, permissions, list quirks.
+//! Switches that can be turned while the simulator runs: latency, rate limit, faults, permissions, list quirks, and how
+//! writes that the descriptions leave open are answered.
 //!
 //! The fault rules' counters start again when the list of rules changes, and only then.
 
@@ -49,8 +50,31 @@ pub struct Behaviour {
     pub hide_totals: bool,
     /// The application list ignores `fields` and always shows `config`.
     pub ignore_app_fields: bool,
-    /// The administrator endpoints answer 403 to a request with `x-org-id`.
+    /// The administrator endpoints, except for creating one, answer 403 to a request with `x-org-id`.
     pub refuse_org_on_admins: bool,
+    /// Collections whose changes answer 403 to every key.
+    pub deny_writes: BTreeSet<Collection>,
+    /// Collections whose changes answer 503; they can still be read.
+    pub write_outage: BTreeSet<Collection>,
+    /// A write is invisible to this many reads of its organisation that follow it, lists and single objects alike.
+    pub hide_writes_for_reads: u64,
+    /// A write is invisible to reads for this long; with a number of reads, until both are over.
+    #[serde(with = "duration_text")]
+    pub hide_writes_for: Duration,
+    /// A duplicate user or administrator is answered 400 instead of 409.
+    pub duplicates_as_400: bool,
+    /// A write to a field that another directory masters is answered 403 instead of 400.
+    pub restricted_as_403: bool,
+    /// A member of a dynamic automated group is changed by hand with 204 and the change is undone at once; otherwise it
+    /// is refused with 400.
+    pub undo_dynamic_changes: bool,
+    /// Nobody's username can be changed; otherwise that of a user who is in no group and has no application can.
+    pub lock_usernames: bool,
+    /// A user who manages others is deleted only with `cascade_manager`; otherwise they keep naming somebody who exists
+    /// no more.
+    pub refuse_to_delete_managers: bool,
+    /// A deleted group is answered 204 without a body instead of 200 with the group.
+    pub silent_group_deletion: bool,
 }
 
 /// A token bucket, written `50/s` or `50/s:10` with the size of the bucket behind the colon.
@@ -306,11 +330,20 @@ mod tests {
             faults: vec!["*@2:500".parse().unwrap()],
             ..Behaviour::default()
         });
-        assert_eq!(board.current().plan.next("/api/users"), None);
+        assert_eq!(
+            board.current().plan.next(&http::Method::GET, "/api/users"),
+            None
+        );
         board.replace(Behaviour {
             shuffle: true,
             ..board.current().behaviour.clone()
         });
-        assert!(board.current().plan.next("/api/users").is_some());
+        assert!(
+            board
+                .current()
+                .plan
+                .next(&http::Method::GET, "/api/users")
+                .is_some()
+        );
     }
 }

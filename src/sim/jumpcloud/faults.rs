@@ -1,7 +1,8 @@
 //! Every way in which an answer can be spoilt on purpose, and when.
 //!
-//! A rule is written `<path template or *>@<when>:<fault>`, such as `/api/systemusers@3:503`,
-//! `/api/v2/usergroups/{id}/members@p0.02:reset-mid-body` or `*@2-4:redirect=http://127.0.0.1:9`.
+//! A rule is written `[<method> ]<path template or *>@<when>:<fault>`, such as `/api/systemusers@3:503`,
+//! `POST /api/systemusers@1:applied-no-response`, `/api/v2/usergroups/{id}/members@p0.02:reset-mid-body` or
+//! `*@2-4:redirect=http://127.0.0.1:9`. Without a method it holds for all methods of its template.
 
 use std::{
     fmt,
@@ -10,9 +11,13 @@ use std::{
     time::Duration,
 };
 
+use http::Method;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{id::mix, routes::ROUTES};
+use super::{
+    id::mix,
+    routes::{ROUTES, Route},
+};
 
 /// One way to spoil an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +44,11 @@ pub enum Fault {
     ResetMidBody,
     /// `no-response`: the connection closes before an answer.
     NoResponse,
+    /// `applied-no-response`: the request is served, a write takes place, and then the connection closes before an
+    /// answer.
+    AppliedNoResponse,
+    /// `applied-504`: the request is served, a write takes place, and this status is answered.
+    AppliedStatus(u16),
     /// `hang`: no answer, ever.
     Hang,
     /// `slow-drip=5s`: the body comes in small pieces over this time.
@@ -60,7 +70,7 @@ pub enum Fault {
 #[non_exhaustive]
 pub enum FaultError {
     /// The form of a rule was not met.
-    #[error("{0:?} is no fault rule; write <path template or *>@<when>:<fault>")]
+    #[error("{0:?} is no fault rule; write [<method> ]<path template or *>@<when>:<fault>")]
     Form(String),
     /// The path template is not one of the endpoints.
     #[error(
@@ -73,7 +83,7 @@ pub enum FaultError {
     /// The fault's name is unknown.
     #[error(
         "{0:?} is no fault; use a status from 400 to 599, html-200, truncated-json, empty-body, wrong-types, null-fields, \
-         wrong-total, no-total, reset-mid-body, no-response, hang, slow-drip=5s, duplicate-page, endless-paging, \
+         wrong-total, no-total, reset-mid-body, no-response, applied-no-response, applied-504, hang, slow-drip=5s, duplicate-page, endless-paging, \
          oversized-body=BYTES, cross-origin-link=URL or redirect=URL"
     )]
     Name(String),
@@ -89,7 +99,7 @@ pub enum FaultError {
     },
 }
 
-const PLAIN: [(&str, Fault); 11] = [
+const PLAIN: [(&str, Fault); 12] = [
     ("html-200", Fault::Html200),
     ("truncated-json", Fault::TruncatedJson),
     ("empty-body", Fault::EmptyBody),
@@ -99,6 +109,7 @@ const PLAIN: [(&str, Fault); 11] = [
     ("no-total", Fault::NoTotal),
     ("reset-mid-body", Fault::ResetMidBody),
     ("no-response", Fault::NoResponse),
+    ("applied-no-response", Fault::AppliedNoResponse),
     ("hang", Fault::Hang),
     ("duplicate-page", Fault::DuplicatePage),
 ];
@@ -107,6 +118,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(status) => write!(f, "{status}"),
+            Self::AppliedStatus(status) => write!(f, "applied-{status}"),
             Self::SlowDrip(over) => write!(f, "slow-drip={}ms", over.as_millis()),
             Self::EndlessPaging => f.write_str("endless-paging"),
             Self::OversizedBody(bytes) => write!(f, "oversized-body={bytes}"),
@@ -124,10 +136,16 @@ impl FromStr for Fault {
     type Err = FaultError;
 
     fn from_str(text: &str) -> Result<Self, FaultError> {
-        if let Ok(status) = text.parse::<u16>()
-            && (400..600).contains(&status)
-        {
+        let status = |text: &str| {
+            text.parse::<u16>()
+                .ok()
+                .filter(|status| (400..600).contains(status))
+        };
+        if let Some(status) = status(text) {
             return Ok(Self::Status(status));
+        }
+        if let Some(status) = text.strip_prefix("applied-").and_then(status) {
+            return Ok(Self::AppliedStatus(status));
         }
         if let Some((_, fault)) = PLAIN.into_iter().find(|(name, _)| *name == text) {
             return Ok(fault);
@@ -236,6 +254,8 @@ impl FromStr for When {
 /// One line of the fault plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaultRule {
+    /// Only requests with this method; all without.
+    pub method: Option<Method>,
     /// A path template, or `*` for all.
     pub template: String,
     /// Which of the matching requests.
@@ -246,6 +266,9 @@ pub struct FaultRule {
 
 impl fmt::Display for FaultRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(method) = &self.method {
+            write!(f, "{method} ")?;
+        }
         write!(f, "{}@{}:{}", self.template, self.when, self.fault)
     }
 }
@@ -257,10 +280,22 @@ impl FromStr for FaultRule {
         let form = || FaultError::Form(text.to_owned());
         let (template, rest) = text.split_once('@').ok_or_else(form)?;
         let (when, fault) = rest.split_once(':').ok_or_else(form)?;
-        if template != "*" && !ROUTES.iter().any(|route| route.template == template) {
+        let (method, template) = match template.split_once(' ') {
+            Some((method, template)) => {
+                let method = Method::from_bytes(method.as_bytes()).map_err(|_problem| form())?;
+                (Some(method), template)
+            }
+            None => (None, template),
+        };
+        let served = |route: &Route| {
+            (template == "*" || route.template == template)
+                && method.as_ref().is_none_or(|method| route.method == *method)
+        };
+        if !ROUTES.iter().any(served) {
             return Err(FaultError::Template(template.to_owned()));
         }
         Ok(Self {
+            method,
             template: template.to_owned(),
             when: when.parse()?,
             fault: fault.parse()?,
@@ -300,11 +335,12 @@ impl FaultPlan {
         }
     }
 
-    /// The fault of the next request to this template: that of the first rule that hits. Every matching rule counts it.
-    pub(super) fn next(&self, template: &str) -> Option<Fault> {
+    /// The fault of the next request to this endpoint: that of the first rule that hits. Every matching rule counts it.
+    pub(super) fn next(&self, method: &Method, template: &str) -> Option<Fault> {
         let mut chosen = None;
         for (position, (rule, seen)) in (0_u64..).zip(&self.rules) {
-            if rule.template != "*" && rule.template != template {
+            let other = rule.template != "*" && rule.template != template;
+            if other || rule.method.as_ref().is_some_and(|of| of != method) {
                 continue;
             }
             let number = seen.fetch_add(1, Ordering::Relaxed) + 1;
@@ -331,6 +367,8 @@ mod tests {
             "*@always:endless-paging",
             "*@1:oversized-body=99",
             "*@1:cross-origin-link=https://other.example.com",
+            "POST /api/systemusers@1:applied-no-response",
+            "PUT *@2+:applied-504",
         ] {
             let rule: FaultRule = text.parse().unwrap();
             assert_eq!(rule.to_string(), text);
@@ -356,6 +394,9 @@ mod tests {
             ("503", "<when>"),
             ("*@3", "<when>"),
             ("/api/other@1:503", "path template"),
+            ("PATCH /api/systemusers@1:503", "path template"),
+            ("P( /api/systemusers@1:503", "is no fault rule"),
+            ("*@1:applied-200", "is no fault"),
             ("*@0:503", "says not when"),
             ("*@5-2:503", "says not when"),
             ("*@p1.5:503", "says not when"),
@@ -402,7 +443,9 @@ mod tests {
         ]
         .map(|text| text.parse().unwrap());
         let plan = FaultPlan::new(&rules, 0);
-        let faults: Vec<_> = (0..4).map(|_| plan.next("/api/systemusers")).collect();
+        let faults: Vec<_> = (0..4)
+            .map(|_| plan.next(&Method::GET, "/api/systemusers"))
+            .collect();
         assert_eq!(
             faults,
             [
@@ -412,5 +455,13 @@ mod tests {
                 None
             ]
         );
+    }
+
+    #[test]
+    fn a_rule_with_a_method_counts_only_its_requests() {
+        let plan = FaultPlan::new(&["POST /api/systemusers@2:503".parse().unwrap()], 0);
+        let next = |method| plan.next(&method, "/api/systemusers").is_some();
+        assert!(!next(Method::POST) && !next(Method::GET) && !next(Method::GET));
+        assert!(next(Method::POST));
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! The work is proportional to the number of objects and edges; nothing is rendered here.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Mutex,
+};
 
 use super::{
     id::{Id, IdKind, mix},
     names::{self, pick},
     tenant::{
-        Admin, App, MembershipMethod, NONE, Role, Shape, Status, Table, Tenant, new_group,
-        new_user, person, user_email,
+        Admin, App, MembershipMethod, NONE, PasswordPolicy, Role, Shape, Status, Table, Tenant,
+        new_group, new_user, person, user_email,
     },
 };
 
@@ -26,6 +29,11 @@ impl Tenant {
             admins: Table::with_capacity(shape.admins),
             roles: roles(shape.seed),
             list_built_in_roles: shape.list_built_in_roles,
+            password_policy: PasswordPolicy::default(),
+            stage_new_users: true,
+            jobs: Vec::new(),
+            edge_attributes: BTreeMap::new(),
+            details: 0,
             generation: 1,
             orders: Mutex::new(HashMap::new()),
         };

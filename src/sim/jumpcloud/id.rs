@@ -21,6 +21,7 @@ pub(super) enum IdKind {
     App = 0xae,
     Directory = 0xb0,
     Role = 0xb1,
+    Job = 0xb3,
     Detail = 0xbd,
 }
 

@@ -139,7 +139,7 @@ fn words(text: &str, dialect: Dialect) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-fn filter(text: &str, dialect: Dialect) -> Option<Filter> {
+pub(super) fn filter(text: &str, dialect: Dialect) -> Option<Filter> {
     let (field, rest) = text.split_once(':')?;
     let (operator, value) = rest.split_once(':')?;
     Some(Filter {
@@ -281,6 +281,19 @@ pub(super) fn objects(
     twist: Twist,
     shuffle: Option<u64>,
 ) -> Result<ListReply, Refusal> {
+    objects_where(tenant, kind, query, dialect, twist, shuffle, None)
+}
+
+/// A page of the objects of a collection that `keep` lets through, by their slot.
+pub(super) fn objects_where(
+    tenant: &Tenant,
+    kind: &Kind,
+    query: &ListQuery,
+    dialect: Dialect,
+    twist: Twist,
+    shuffle: Option<u64>,
+    keep: Option<&dyn Fn(u32) -> bool>,
+) -> Result<ListReply, Refusal> {
     if dialect != Dialect::V1
         && let Some(unknown) = query
             .filters
@@ -291,7 +304,7 @@ pub(super) fn objects(
     }
     let order = order(tenant, kind, &query.sort);
     let sorted = query.sort.iter().any(|(name, _)| kind.has_field(name));
-    let slots: Arc<[u32]> = if query.filters.is_empty() {
+    let slots: Arc<[u32]> = if query.filters.is_empty() && keep.is_none() {
         order
     } else {
         order
@@ -302,6 +315,7 @@ pub(super) fn objects(
                     .filters
                     .iter()
                     .all(|filter| passes(tenant, kind, slot, filter))
+                    && keep.is_none_or(|keep| keep(slot))
             })
             .collect()
     };
@@ -415,11 +429,8 @@ fn head(field: &str) -> &str {
     field.split_once('.').map_or(field, |(head, _)| head)
 }
 
-fn passes(tenant: &Tenant, kind: &Kind, slot: u32, filter: &Filter) -> bool {
-    let json = kind
-        .field(tenant, slot, head(&filter.field))
-        .unwrap_or_default();
-    let value: Value = serde_json::from_slice(&json).unwrap_or_default();
+pub(super) fn passes(tenant: &Tenant, kind: &Kind, slot: u32, filter: &Filter) -> bool {
+    let value = kind.value(tenant, slot, head(&filter.field));
     let value = filter.field.split('.').skip(1).fold(&value, |value, name| {
         value.get(name).unwrap_or(&Value::Null)
     });

@@ -7,6 +7,7 @@ use std::io::Write as _;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     id::{Id, IdKind},
@@ -90,7 +91,11 @@ impl Out<'_> {
 }
 
 fn time(seconds: i64) -> String {
-    let time = Timestamp::from_second(seconds).unwrap_or_default();
+    stamp(Timestamp::from_second(seconds).unwrap_or_default())
+}
+
+/// A moment as answers show it.
+pub(super) fn stamp(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
@@ -736,6 +741,21 @@ impl Kind {
         buffer.push(b'}');
     }
 
+    /// One field of one object as text: empty when the object lacks it, JSON when it is no text.
+    pub(super) fn text(&self, tenant: &Tenant, slot: u32, name: &str) -> String {
+        match self.value(tenant, slot, name) {
+            Value::String(text) => text,
+            Value::Null => String::new(),
+            other => other.to_string(),
+        }
+    }
+
+    /// One field of one object, null when the object lacks it.
+    pub(super) fn value(&self, tenant: &Tenant, slot: u32, name: &str) -> Value {
+        let json = self.field(tenant, slot, name).unwrap_or_default();
+        serde_json::from_slice(&json).unwrap_or_default()
+    }
+
     /// The JSON of one field of one object, empty when the object lacks it; `None` when the collection lacks it.
     pub(super) fn field(&self, tenant: &Tenant, slot: u32, name: &str) -> Option<Vec<u8>> {
         let overridden = (self.overrides)(tenant, slot).and_then(|map| map.get(name));
@@ -780,7 +800,7 @@ pub(super) struct Target {
 /// A graph connection.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Edge {
-    pub attributes: Option<()>,
+    pub attributes: Option<Value>,
     pub to: Target,
 }
 
@@ -794,6 +814,12 @@ impl Edge {
                 kind,
             },
         }
+    }
+
+    /// The same with the attributes that the connection was given.
+    pub(super) fn with(mut self, attributes: Option<&Value>) -> Self {
+        self.attributes = attributes.cloned();
+        self
     }
 }
 

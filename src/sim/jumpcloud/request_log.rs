@@ -1,5 +1,5 @@
 //! What was asked of the simulator. No value of a header and no body is kept, only whether the caller was
-//! authenticated, and the names of headers and form parameters.
+//! authenticated, and the names of headers, form parameters and fields.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,6 +35,9 @@ pub struct Entry {
     /// Names of the parameters of a form in the body, in the order sent; never their values.
     #[serde(default)]
     pub form: Vec<String>,
+    /// Names of the fields of a JSON body, sorted, each once, such as `attributes[].name`; never their values.
+    #[serde(default)]
+    pub fields: Vec<String>,
 }
 
 /// The counters of one endpoint.
@@ -154,6 +157,7 @@ mod tests {
             authenticated: status != 401,
             headers: vec!["accept".to_owned()],
             form: Vec::new(),
+            fields: Vec::new(),
         };
         log.record(Some("/api/systemusers"), entry(200));
         log.record(Some("/api/systemusers"), entry(401));

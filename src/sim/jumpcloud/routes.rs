@@ -1,4 +1,4 @@
-//! The table of what the simulator serves: which path is which endpoint, and which permission it needs.
+//! The table of what the simulator serves: which path is which endpoint, which permission it needs, and whether it writes.
 
 use http::Method;
 
@@ -72,6 +72,31 @@ pub(super) enum Endpoint {
     AppGroups,
     UserMemberOf,
     UserAssociations,
+    UserApps,
+    UserSearch,
+    UserCreate,
+    UserUpdate,
+    UserDelete,
+    UserActivate,
+    UserUnlock,
+    UserExpire,
+    UserResetMfa,
+    SshKeyList,
+    SshKeyAdd,
+    SshKeyRemove,
+    ScheduleList,
+    ScheduleCreate,
+    ScheduleCancel,
+    GroupCreate,
+    GroupReplace,
+    GroupDelete,
+    GroupMemberChange,
+    GroupAssociate,
+    AppAssociate,
+    UserAssociate,
+    AdminCreate,
+    AdminUpdate,
+    AdminDelete,
     DirectoryList,
     OrganizationList,
     OrganizationGet,
@@ -120,6 +145,31 @@ routes! {
     AppGroups GET "/api/v2/applications/{id}/usergroups" Some(Collection::Applications);
     UserMemberOf GET "/api/v2/users/{id}/memberof" Some(Collection::Users);
     UserAssociations GET "/api/v2/users/{id}/associations" Some(Collection::Users);
+    UserApps GET "/api/v2/users/{id}/applications" Some(Collection::Users);
+    UserSearch POST "/api/search/systemusers" Some(Collection::Users);
+    UserCreate POST "/api/systemusers" Some(Collection::Users);
+    UserUpdate PUT "/api/systemusers/{id}" Some(Collection::Users);
+    UserDelete DELETE "/api/systemusers/{id}" Some(Collection::Users);
+    UserActivate POST "/api/systemusers/{id}/state/activate" Some(Collection::Users);
+    UserUnlock POST "/api/systemusers/{id}/unlock" Some(Collection::Users);
+    UserExpire POST "/api/systemusers/{id}/expire" Some(Collection::Users);
+    UserResetMfa POST "/api/systemusers/{id}/resetmfa" Some(Collection::Users);
+    SshKeyList GET "/api/systemusers/{id}/sshkeys" Some(Collection::Users);
+    SshKeyAdd POST "/api/systemusers/{id}/sshkeys" Some(Collection::Users);
+    SshKeyRemove DELETE "/api/systemusers/{id}/sshkeys/{key}" Some(Collection::Users);
+    ScheduleList GET "/api/v2/bulk/userstates" Some(Collection::Users);
+    ScheduleCreate POST "/api/v2/bulk/userstates" Some(Collection::Users);
+    ScheduleCancel DELETE "/api/v2/bulk/userstates/{id}" Some(Collection::Users);
+    GroupCreate POST "/api/v2/usergroups" Some(Collection::Groups);
+    GroupReplace PUT "/api/v2/usergroups/{id}" Some(Collection::Groups);
+    GroupDelete DELETE "/api/v2/usergroups/{id}" Some(Collection::Groups);
+    GroupMemberChange POST "/api/v2/usergroups/{id}/members" Some(Collection::Groups);
+    GroupAssociate POST "/api/v2/usergroups/{id}/associations" Some(Collection::Groups);
+    AppAssociate POST "/api/v2/applications/{id}/associations" Some(Collection::Applications);
+    UserAssociate POST "/api/v2/users/{id}/associations" Some(Collection::Users);
+    AdminCreate POST "/api/users" Some(Collection::Administrators);
+    AdminUpdate PUT "/api/users/{id}" Some(Collection::Administrators);
+    AdminDelete DELETE "/api/users/{id}" Some(Collection::Administrators);
     DirectoryList GET "/api/v2/directories" Some(Collection::Directories);
     OrganizationList GET "/api/organizations" Some(Collection::Organizations);
     OrganizationGet GET "/api/organizations/{id}" Some(Collection::Organizations);
@@ -136,11 +186,34 @@ impl Endpoint {
     }
 }
 
+impl Route {
+    /// Whether it changes the directory; a search and a count only look like it.
+    pub(super) fn writes(&self) -> bool {
+        self.method != Method::GET
+            && !matches!(
+                self.endpoint,
+                Endpoint::UserSearch | Endpoint::Token | Endpoint::InsightsCount
+            )
+    }
+
+    /// Method and template, as logs and counters name the endpoint.
+    pub(super) fn name(&self) -> String {
+        format!("{} {}", self.method, self.template)
+    }
+}
+
+/// The texts in a path that stand where its template has `{id}` and `{key}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ids<'a> {
+    pub id: Option<&'a str>,
+    pub key: Option<&'a str>,
+}
+
 /// What a path leads to.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
-    /// An endpoint, and the text in the place of `{id}`.
-    Route(&'static Route, Option<&'a str>),
+    /// An endpoint, and the ids in the path.
+    Route(&'static Route, Ids<'a>),
     /// The path is served, but not with this method.
     OtherMethod,
     Nothing,
@@ -152,13 +225,13 @@ pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
     for route in ROUTES {
         // The token endpoint stands on a host of its own in reality, so any path before it is accepted.
         let matched = if route.endpoint == Endpoint::Token {
-            path.ends_with(route.template).then_some(None)
+            path.ends_with(route.template).then(Ids::default)
         } else {
             match_template(route.template, path)
         };
-        if let Some(id) = matched {
+        if let Some(ids) = matched {
             if route.method == *method {
-                return Found::Route(route, id);
+                return Found::Route(route, ids);
             }
             found = Found::OtherMethod;
         }
@@ -166,18 +239,15 @@ pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
     found
 }
 
-#[expect(
-    clippy::option_option,
-    reason = "whether the template matches, and whether it holds an id"
-)]
-fn match_template<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
-    let mut id = None;
+fn match_template<'a>(template: &str, path: &'a str) -> Option<Ids<'a>> {
+    let mut ids = Ids::default();
     let mut want = template.split('/');
     let mut have = path.split('/');
     loop {
         match (want.next(), have.next()) {
-            (None, None) => return Some(id),
-            (Some("{id}"), Some(value)) if !value.is_empty() => id = Some(value),
+            (None, None) => return Some(ids),
+            (Some("{id}"), Some(value)) if !value.is_empty() => ids.id = Some(value),
+            (Some("{key}"), Some(value)) if !value.is_empty() => ids.key = Some(value),
             (Some(a), Some(b)) if a == b => {}
             _ => return None,
         }
@@ -190,7 +260,7 @@ mod tests {
 
     fn endpoint(method: &Method, path: &str) -> Option<(Endpoint, Option<String>)> {
         match find(method, path) {
-            Found::Route(route, id) => Some((route.endpoint, id.map(str::to_owned))),
+            Found::Route(route, ids) => Some((route.endpoint, ids.id.map(str::to_owned))),
             Found::OtherMethod | Found::Nothing => None,
         }
     }
@@ -219,6 +289,27 @@ mod tests {
     }
 
     #[test]
+    fn a_path_may_hold_two_ids() {
+        let Found::Route(route, ids) = find(&Method::DELETE, "/api/systemusers/1/sshkeys/2") else {
+            panic!("not found");
+        };
+        assert_eq!(route.endpoint, Endpoint::SshKeyRemove);
+        assert_eq!((ids.id, ids.key), (Some("1"), Some("2")));
+    }
+
+    #[test]
+    fn searching_and_counting_are_no_writes() {
+        let writes = |method: &str| {
+            let of = ROUTES
+                .iter()
+                .filter(|route| route.method.as_str() == method);
+            of.filter(|route| route.writes()).count()
+        };
+        assert_eq!((writes("GET"), writes("PUT"), writes("DELETE")), (0, 3, 5));
+        assert_eq!(writes("POST"), 13);
+    }
+
+    #[test]
     fn the_token_endpoint_may_have_any_base() {
         assert_eq!(
             endpoint(&Method::POST, "/eu/oauth2/token"),
@@ -229,7 +320,7 @@ mod tests {
     #[test]
     fn a_known_path_with_another_method_is_told_apart() {
         assert!(matches!(
-            find(&Method::PUT, "/api/systemusers"),
+            find(&Method::PATCH, "/api/systemusers"),
             Found::OtherMethod
         ));
         assert!(matches!(find(&Method::PUT, "/api/nothing"), Found::Nothing));

@@ -1,9 +1,16 @@
-//! The endpoints: from a request that may be served to the rows of its answer. Nothing here waits.
+//! The endpoints that read: from a request that may be served to the rows of its answer. Nothing here waits.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     access::Granted,
@@ -12,15 +19,71 @@ use super::{
     id::{Id, mix},
     list::{self, Dialect, ListQuery, ListReply, Permutation, Twist},
     render::{self, Edge, Kind, Reached, ways_to_app},
-    routes::{Endpoint, Route},
-    tenant::{NONE, Tenant},
+    routes::{Endpoint, Ids, Route},
+    search,
+    tenant::{Bond, Job, NONE, Tenant},
 };
 
 /// The organisations, in the order of the configuration.
 #[derive(Debug)]
 pub(super) struct World {
     pub tenants: Vec<Tenant>,
+    hidden: Hidden,
 }
+
+/// What organisations were before writes that reads do not show yet, oldest first, by the position of the organisation.
+type Hidden = Mutex<HashMap<usize, VecDeque<Before>>>;
+
+#[derive(Debug)]
+struct Before {
+    tenant: Arc<Tenant>,
+    reads: u64,
+    until: Instant,
+}
+
+impl World {
+    pub(super) fn new(tenants: Vec<Tenant>) -> Self {
+        Self {
+            tenants,
+            hidden: Mutex::default(),
+        }
+    }
+
+    /// Keeps what an organisation was before a write, if the write is to be hidden.
+    pub(super) fn hide(&self, organization: usize, before: Tenant, behaviour: &Behaviour) {
+        let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = hidden.entry(organization).or_default();
+        if queue.len() == HIDDEN_WRITES {
+            queue.pop_front();
+        }
+        let now = Instant::now();
+        queue.push_back(Before {
+            tenant: Arc::new(before),
+            reads: behaviour.hide_writes_for_reads,
+            until: now.checked_add(behaviour.hide_writes_for).unwrap_or(now),
+        });
+    }
+
+    /// The organisation that the next read shows, if it is not the present one.
+    fn past(&self, organization: usize) -> Option<Arc<Tenant>> {
+        let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = hidden.get_mut(&organization)?;
+        let now = Instant::now();
+        while queue
+            .front()
+            .is_some_and(|before| before.reads == 0 && before.until <= now)
+        {
+            queue.pop_front();
+        }
+        for before in queue.iter_mut() {
+            before.reads = before.reads.saturating_sub(1);
+        }
+        queue.front().map(|before| Arc::clone(&before.tenant))
+    }
+}
+
+/// How many writes can be hidden at one time; the oldest become visible when there are more.
+const HIDDEN_WRITES: usize = 64;
 
 /// An answer before it goes over the wire.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,7 +115,7 @@ impl Reply {
             403 => "Forbidden",
             404 => "Not Found",
             405 => "Method Not Allowed",
-            409 => "Already Exists",
+            409 => "Conflict",
             429 => "Too Many Requests",
             502 => "Bad Gateway",
             503 => "Service Unavailable",
@@ -70,7 +133,10 @@ impl Reply {
                 ..Self::default()
             };
         }
-        let message = message.unwrap_or(standard);
+        let message = message.unwrap_or(match status {
+            409 => "Already Exists",
+            _ => standard,
+        });
         let body = if v2 && matches!(status, 400 | 404 | 409) {
             serde_json::json!({"code": status, "message": message, "status": standard})
         } else {
@@ -79,7 +145,7 @@ impl Reply {
         Self::json(status, body.to_string().into_bytes())
     }
 
-    fn page(list: ListReply, link: bool) -> Self {
+    pub(super) fn page(list: ListReply, link: bool) -> Self {
         Self {
             status: 200,
             body: list.body,
@@ -94,7 +160,7 @@ impl Reply {
 #[derive(Debug)]
 pub(super) struct Ask<'a> {
     pub route: &'static Route,
-    pub id: Option<&'a str>,
+    pub ids: Ids<'a>,
     pub query: &'a str,
     pub body: &'a [u8],
     pub granted: &'a Granted,
@@ -131,7 +197,7 @@ impl<'a> Organization<'a> {
 }
 
 /// What users and groups can be bound to, of which the simulator has applications.
-const PERSON_TARGETS: [&str; 10] = [
+pub(super) const PERSON_TARGETS: [&str; 10] = [
     "active_directory",
     "application",
     "g_suite",
@@ -147,7 +213,9 @@ const PERSON_TARGETS: [&str; 10] = [
 impl Desk {
     pub(super) fn serve(&self, world: &World, ask: &Ask<'_>) -> Reply {
         let v2 = ask.route.endpoint.is_v2();
-        let Some(tenant) = world.tenants.get(ask.granted.organization) else {
+        let past = world.past(ask.granted.organization);
+        let present = world.tenants.get(ask.granted.organization);
+        let Some(tenant) = past.as_deref().or(present) else {
             return Reply::error(404, v2, None);
         };
         let served = match ask.route.endpoint {
@@ -174,14 +242,35 @@ impl Desk {
             Endpoint::OrganizationList => organizations(world, ask),
             Endpoint::OrganizationGet => organization(world, ask),
             Endpoint::InsightsCount => insights_count(tenant, ask),
-            // The token endpoint is served before a caller is known.
-            Endpoint::Token => Err(Failure::Status(404)),
+            Endpoint::UserApps => user_apps(tenant, ask),
+            Endpoint::UserSearch => search::users(tenant, ask),
+            Endpoint::SshKeyList => ssh_keys(tenant, ask),
+            Endpoint::ScheduleList => schedules(tenant, ask),
+            // The token endpoint is served before a caller is known, and the writes elsewhere.
+            Endpoint::Token
+            | Endpoint::UserCreate
+            | Endpoint::UserUpdate
+            | Endpoint::UserDelete
+            | Endpoint::UserActivate
+            | Endpoint::UserUnlock
+            | Endpoint::UserExpire
+            | Endpoint::UserResetMfa
+            | Endpoint::SshKeyAdd
+            | Endpoint::SshKeyRemove
+            | Endpoint::ScheduleCreate
+            | Endpoint::ScheduleCancel
+            | Endpoint::GroupCreate
+            | Endpoint::GroupReplace
+            | Endpoint::GroupDelete
+            | Endpoint::GroupMemberChange
+            | Endpoint::GroupAssociate
+            | Endpoint::AppAssociate
+            | Endpoint::UserAssociate
+            | Endpoint::AdminCreate
+            | Endpoint::AdminUpdate
+            | Endpoint::AdminDelete => Err(Failure::Status(404)),
         };
-        match served {
-            Ok(reply) => reply,
-            Err(Failure::BadRequest(message)) => Reply::error(400, v2, Some(&message)),
-            Err(Failure::Status(status)) => Reply::error(status, v2, None),
-        }
+        served.unwrap_or_else(|failure| failure.reply(v2))
     }
 
     fn objects(
@@ -226,9 +315,24 @@ fn without_organizations(body: &mut Vec<u8>) {
 }
 
 /// Why an endpoint refuses.
-enum Failure {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// 400 with this message.
     BadRequest(String),
+    /// This status with its standard body.
     Status(u16),
+    /// This status with this message.
+    Refused(u16, String),
+}
+
+impl Failure {
+    pub(super) fn reply(&self, v2: bool) -> Reply {
+        match self {
+            Self::BadRequest(message) => Reply::error(400, v2, Some(message)),
+            Self::Status(status) => Reply::error(*status, v2, None),
+            Self::Refused(status, message) => Reply::error(*status, v2, Some(message)),
+        }
+    }
 }
 
 impl From<String> for Failure {
@@ -237,7 +341,7 @@ impl From<String> for Failure {
     }
 }
 
-fn twist(ask: &Ask<'_>) -> Twist {
+pub(super) fn twist(ask: &Ask<'_>) -> Twist {
     match ask.fault {
         Some(Fault::WrongTotal) => Twist::WrongTotal,
         Some(Fault::NoTotal) => Twist::NoTotal,
@@ -249,8 +353,9 @@ fn twist(ask: &Ask<'_>) -> Twist {
 }
 
 /// The slot of the object that the path names; anything that is no id is simply not found.
-fn slot(tenant: &Tenant, kind: &Kind, ask: &Ask<'_>) -> Result<u32, Failure> {
-    ask.id
+pub(super) fn slot(tenant: &Tenant, kind: &Kind, ask: &Ask<'_>) -> Result<u32, Failure> {
+    ask.ids
+        .id
         .and_then(|text| text.parse::<Id>().ok())
         .and_then(|id| (kind.find)(tenant, id))
         .ok_or(Failure::Status(404))
@@ -262,7 +367,7 @@ fn object(tenant: &Tenant, kind: &Kind, dialect: Dialect, ask: &Ask<'_>) -> Resu
     Ok(whole(tenant, kind, slot, &query))
 }
 
-fn whole(tenant: &Tenant, kind: &Kind, slot: u32, query: &ListQuery) -> Reply {
+pub(super) fn whole(tenant: &Tenant, kind: &Kind, slot: u32, query: &ListQuery) -> Reply {
     let projection = query.fields.as_deref();
     let mut body = Vec::with_capacity(2048);
     kind.write(
@@ -275,25 +380,25 @@ fn whole(tenant: &Tenant, kind: &Kind, slot: u32, query: &ListQuery) -> Reply {
     Reply::json(200, body)
 }
 
-/// The key belongs to the first administrator that may do everything.
 fn own_account(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
     let query = ListQuery::parse(ask.query, Dialect::V1)?;
+    let slot = own_slot(tenant, ask.granted).ok_or(Failure::Status(404))?;
+    Ok(whole(tenant, &render::ADMINS, slot, &query))
+}
+
+/// Who asks: the first administrator with the role of the key, else the first of all.
+pub(super) fn own_slot(tenant: &Tenant, granted: &Granted) -> Option<u32> {
     let admins = &tenant.admins;
-    let slot = admins
+    let has_role = |&slot: &u32| {
+        let roles = admins.row(slot).map(|admin| &admin.roles);
+        roles.is_some_and(|roles| roles.iter().any(|role| role == granted.role))
+    };
+    admins
         .live()
         .iter()
         .copied()
-        .find(|&slot| {
-            admins.row(slot).is_some_and(|admin| {
-                admin
-                    .roles
-                    .iter()
-                    .any(|role| role == "Administrator With Billing")
-            })
-        })
+        .find(has_role)
         .or_else(|| admins.live().first().copied())
-        .ok_or(Failure::Status(404))?;
-    Ok(whole(tenant, &render::ADMINS, slot, &query))
 }
 
 /// The order of a graph list, which cannot be sorted: it changes when something was written.
@@ -328,6 +433,26 @@ fn app_edge(tenant: &Tenant, slot: u32) -> Option<Edge> {
     Some(Edge::to(tenant.apps.row(slot)?.id, "application"))
 }
 
+fn member_edge(tenant: &Tenant, group: u32, user: u32) -> Option<Edge> {
+    let attributes = tenant.edge_attributes.get(&(Bond::Member, group, user));
+    Some(user_edge(tenant, user)?.with(attributes))
+}
+
+/// Where an edge of an application leads, seen from the application.
+fn bound_edge(tenant: &Tenant, bond: Bond, app: u32, other: u32) -> Option<Edge> {
+    let edge = match bond {
+        Bond::AppGroup => group_edge(tenant, other)?,
+        Bond::AppUser | Bond::Member => user_edge(tenant, other)?,
+    };
+    Some(edge.with(tenant.edge_attributes.get(&(bond, app, other))))
+}
+
+/// The same edge, seen from the other end.
+fn app_edge_of(tenant: &Tenant, bond: Bond, app: u32, other: u32) -> Option<Edge> {
+    let attributes = tenant.edge_attributes.get(&(bond, app, other));
+    Some(app_edge(tenant, app)?.with(attributes))
+}
+
 fn reached(edge: &Edge, paths: Vec<Vec<Edge>>) -> Reached {
     Reached {
         id: edge.to.id,
@@ -351,7 +476,7 @@ fn group_members(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
         users + group.nested.len(),
         ask,
         |position| match position.checked_sub(users) {
-            None => user_edge(tenant, *group.members.get(position)?),
+            None => member_edge(tenant, slot, *group.members.get(position)?),
             Some(position) => group_edge(tenant, *group.nested.get(position)?),
         },
     )
@@ -361,7 +486,7 @@ fn group_membership(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
     let slot = slot(tenant, &render::GROUPS, ask)?;
     let group = tenant.groups.row(slot).ok_or(Failure::Status(404))?;
     graph_page(tenant, group.members.len(), ask, |position| {
-        direct(user_edge(tenant, *group.members.get(position)?))
+        direct(member_edge(tenant, slot, *group.members.get(position)?))
     })
 }
 
@@ -384,11 +509,11 @@ fn app_associations(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
     let app = tenant.apps.row(slot).ok_or(Failure::Status(404))?;
     if target == "user" {
         graph_page(tenant, app.users.len(), ask, |position| {
-            user_edge(tenant, *app.users.get(position)?)
+            bound_edge(tenant, Bond::AppUser, slot, *app.users.get(position)?)
         })
     } else {
         graph_page(tenant, app.groups.len(), ask, |position| {
-            group_edge(tenant, *app.groups.get(position)?)
+            bound_edge(tenant, Bond::AppGroup, slot, *app.groups.get(position)?)
         })
     }
 }
@@ -404,9 +529,10 @@ fn app_users(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
             .iter()
             .filter_map(|&way| {
                 if way == NONE {
-                    Some(vec![edge.clone()])
+                    Some(vec![bound_edge(tenant, Bond::AppUser, slot, *user)?])
                 } else {
-                    Some(vec![group_edge(tenant, way)?, edge.clone()])
+                    let group = bound_edge(tenant, Bond::AppGroup, slot, way)?;
+                    Some(vec![group, member_edge(tenant, way, *user)?])
                 }
             })
             .collect();
@@ -418,7 +544,12 @@ fn app_groups(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
     let slot = slot(tenant, &render::APPS, ask)?;
     let app = tenant.apps.row(slot).ok_or(Failure::Status(404))?;
     graph_page(tenant, app.groups.len(), ask, |position| {
-        direct(group_edge(tenant, *app.groups.get(position)?))
+        direct(bound_edge(
+            tenant,
+            Bond::AppGroup,
+            slot,
+            *app.groups.get(position)?,
+        ))
     })
 }
 
@@ -437,8 +568,95 @@ fn member_of(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
         })
         .collect();
     graph_page(tenant, groups.len(), ask, |position| {
-        direct(group_edge(tenant, *groups.get(position)?))
+        let group = *groups.get(position)?;
+        let attributes = tenant.edge_attributes.get(&(Bond::Member, group, user));
+        direct(group_edge(tenant, group).map(|edge| edge.with(attributes)))
     })
+}
+
+/// Every application of a user, with the ways to it.
+fn user_apps(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
+    let user = slot(tenant, &render::USERS, ask)?;
+    let mut ways: Vec<(u32, Vec<u32>)> = Vec::new();
+    for &slot in tenant.apps.live() {
+        let Some(app) = tenant.apps.row(slot) else {
+            continue;
+        };
+        let through = app.groups.iter().copied().filter(|&group| {
+            let members = tenant.groups.row(group).map(|group| &group.members);
+            members.is_some_and(|members| members.contains(&user))
+        });
+        let direct = app.users.contains(&user).then_some(NONE);
+        let all: Vec<u32> = direct.into_iter().chain(through).collect();
+        if !all.is_empty() {
+            ways.push((slot, all));
+        }
+    }
+    graph_page(tenant, ways.len(), ask, |position| {
+        let (app, ways) = ways.get(position)?;
+        let paths = ways
+            .iter()
+            .filter_map(|&way| {
+                if way == NONE {
+                    Some(vec![app_edge_of(tenant, Bond::AppUser, *app, user)?])
+                } else {
+                    let attributes = tenant.edge_attributes.get(&(Bond::Member, way, user));
+                    let group = group_edge(tenant, way)?.with(attributes);
+                    Some(vec![group, app_edge_of(tenant, Bond::AppGroup, *app, way)?])
+                }
+            })
+            .collect();
+        Some(reached(&app_edge(tenant, *app)?, paths))
+    })
+}
+
+/// A bare array although v1, without pages.
+fn ssh_keys(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
+    let user = slot(tenant, &render::USERS, ask)?;
+    let keys = render::USERS.value(tenant, user, "ssh_keys");
+    Ok(Reply::json(200, keys.to_string().into_bytes()))
+}
+
+/// A scheduled change as its list shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Scheduled {
+    scheduled_job_id: Id,
+    system_user_id: Id,
+    state: &'static str,
+    scheduled_date: String,
+}
+
+impl Scheduled {
+    pub(super) fn of(tenant: &Tenant, job: &Job) -> Option<Self> {
+        Some(Self {
+            scheduled_job_id: job.id,
+            system_user_id: tenant.users.row(job.user)?.id,
+            state: if job.activate {
+                "ACTIVATED"
+            } else {
+                "SUSPENDED"
+            },
+            scheduled_date: job.date.to_string(),
+        })
+    }
+}
+
+fn schedules(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
+    let query = ListQuery::parse(ask.query, Dialect::V2)?;
+    let user = url::form_urlencoded::parse(ask.query.as_bytes())
+        .find_map(|(name, value)| (name == "userid").then_some(value));
+    let rows: Vec<Scheduled> = tenant
+        .jobs
+        .iter()
+        .filter_map(|job| Scheduled::of(tenant, job))
+        .filter(|row| {
+            user.as_ref()
+                .is_none_or(|user| row.system_user_id.to_string() == **user)
+        })
+        .collect();
+    let page = list::rows(&rows, &query, Dialect::V2, twist(ask));
+    Ok(Reply::page(page, false))
 }
 
 fn bound_apps(tenant: &Tenant, bound: impl Fn(&super::tenant::App) -> bool) -> Vec<u32> {
@@ -460,7 +678,7 @@ fn group_associations(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> 
         Vec::new()
     };
     graph_page(tenant, apps.len(), ask, |position| {
-        app_edge(tenant, *apps.get(position)?)
+        app_edge_of(tenant, Bond::AppGroup, *apps.get(position)?, group)
     })
 }
 
@@ -473,7 +691,7 @@ fn user_associations(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
         Vec::new()
     };
     graph_page(tenant, apps.len(), ask, |position| {
-        app_edge(tenant, *apps.get(position)?)
+        app_edge_of(tenant, Bond::AppUser, *apps.get(position)?, user)
     })
 }
 
@@ -496,8 +714,14 @@ fn organization(world: &World, ask: &Ask<'_>) -> Result<Reply, Failure> {
         .visible
         .iter()
         .filter_map(|&position| world.tenants.get(position))
-        .find(|tenant| ask.id.and_then(|text| text.parse().ok()) == Some(tenant.organization))
+        .find(|tenant| ask.ids.id.and_then(|text| text.parse().ok()) == Some(tenant.organization))
         .ok_or(Failure::Status(404))?;
+    let policy = &tenant.password_policy;
+    let state = if tenant.stage_new_users {
+        "STAGED"
+    } else {
+        "ACTIVATED"
+    };
     let body = serde_json::json!({
         "_id": tenant.organization,
         "id": tenant.organization,
@@ -507,11 +731,15 @@ fn organization(world: &World, ask: &Ask<'_>) -> Result<Reply, Failure> {
         "settings": {
             "requireAdminMFA": true,
             "disableLdap": false,
-            "newSystemUserStateDefaults": {"manualEntry": "STAGED", "csvImport": "STAGED", "applicationImport": "STAGED"},
+            "newSystemUserStateDefaults": {"manualEntry": state, "csvImport": "STAGED", "applicationImport": "STAGED"},
             "features": {"directoryInsights": {"enabled": true}, "systemInsights": {"enabled": false}},
             "passwordPolicy": {
-                "enableMinLength": true, "minLength": 14, "needsLowercase": true, "needsUppercase": true,
-                "needsNumeric": true, "needsSymbolic": true, "enablePasswordExpirationInDays": true,
+                "enableMinLength": true, "minLength": policy.min_length,
+                "needsLowercase": policy.needs_lowercase, "needsUppercase": policy.needs_uppercase,
+                "needsNumeric": policy.needs_numeric, "needsSymbolic": policy.needs_symbolic,
+                "allowUsernameSubstring": policy.allow_username_substring,
+                "disallowSequentialOrRepetitiveChars": policy.disallow_sequential_or_repetitive_chars,
+                "enablePasswordExpirationInDays": true,
                 "passwordExpirationInDays": 180, "enableMaxLoginAttempts": true, "maxLoginAttempts": 6,
                 "enableLockoutTimeInSeconds": true, "lockoutTimeInSeconds": 900,
             },

@@ -3,7 +3,9 @@
 //!
 //! Invariant: dropping the [`Running`] server closes every connection.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -26,6 +28,7 @@ use super::{
     routes::{Endpoint, Found, find},
     serve::{Ask, Reply},
     truth::Truth,
+    writes,
 };
 
 /// The largest request body that is read.
@@ -114,11 +117,12 @@ async fn answer(
         authenticated: false,
         headers: header_names(&parts.headers),
         form: Vec::new(),
+        fields: Vec::new(),
     };
     wait(&in_force).await;
 
-    let (route, id) = match find(&parts.method, path) {
-        Found::Route(route, id) => (route, id),
+    let (route, ids) = match find(&parts.method, path) {
+        Found::Route(route, ids) => (route, ids),
         other => {
             let status = if matches!(other, Found::OtherMethod) {
                 405
@@ -140,7 +144,7 @@ async fn answer(
         shared.log.record(Some(route.template), entry);
         return Ok(send(&throttled(&in_force), &[]));
     }
-    let fault = in_force.plan.next(route.template);
+    let fault = in_force.plan.next(&parts.method, route.template);
     match &fault {
         Some(Fault::NoResponse) => {
             shared.log.record(Some(route.template), entry);
@@ -185,7 +189,7 @@ async fn answer(
         let reply = Reply::error(413, v2, Some("Payload Too Large"));
         return Ok(send(&reply, &[]));
     };
-    let reply = if route.endpoint == Endpoint::Token {
+    let mut reply = if route.endpoint == Endpoint::Token {
         entry.form = url::form_urlencoded::parse(&body)
             .map(|(name, _)| name.into_owned())
             .collect();
@@ -193,35 +197,47 @@ async fn answer(
         entry.authenticated = token.status == 200;
         Reply::json(token.status, token.body.into_bytes())
     } else {
+        entry.fields = field_names(&body);
         let granted = match caller {
             None => Err(Denied {
                 status: 401,
                 message: None,
             }),
-            Some(caller) => shared.access.authorize(
-                caller,
-                route,
-                &parts.headers,
-                &in_force.behaviour.deny,
-                in_force.behaviour.refuse_org_on_admins,
-            ),
+            Some(caller) => {
+                shared
+                    .access
+                    .authorize(caller, route, &parts.headers, &in_force.behaviour)
+            }
         };
         match granted {
             Err(denied) => Reply::error(denied.status, v2, denied.message),
             Ok(granted) => {
                 let ask = Ask {
                     route,
-                    id,
+                    ids,
                     query,
                     body: &body,
                     granted: &granted,
                     behaviour: &in_force.behaviour,
                     fault: fault.as_ref(),
                 };
-                shared.desk.serve(&shared.world(), &ask)
+                if route.writes() {
+                    writes::serve(&mut shared.world_mut(), &shared.writes, &ask)
+                } else {
+                    shared.desk.serve(&shared.world(), &ask)
+                }
             }
         }
     };
+    match fault {
+        Some(Fault::AppliedNoResponse) => {
+            shared.log.record(Some(route.template), entry);
+            return Err(Closed);
+        }
+        Some(Fault::AppliedStatus(429)) => reply = throttled(&in_force),
+        Some(Fault::AppliedStatus(status)) => reply = Reply::error(status, v2, None),
+        _ => {}
+    }
     entry.status = reply.status;
     shared.log.record(Some(route.template), entry);
 
@@ -233,6 +249,41 @@ fn header_names(headers: &HeaderMap) -> Vec<String> {
     let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
     names.sort_unstable();
     names
+}
+
+/// The names of the fields of a JSON body, nested ones behind a dot.
+fn field_names(body: &[u8]) -> Vec<String> {
+    /// Names beyond these are left out.
+    const NAMES: usize = 256;
+    fn collect(value: &Value, before: &str, names: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(map) => {
+                for (name, value) in map.iter().take(NAMES) {
+                    let name = if before.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{before}.{name}")
+                    };
+                    collect(value, &name, names);
+                    if names.len() < NAMES {
+                        names.insert(name);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                let before = format!("{before}[]");
+                for item in items.iter().take(NAMES) {
+                    collect(item, &before, names);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut names = BTreeSet::new();
+    if let Ok(value) = serde_json::from_slice(body) {
+        collect(&value, "", &mut names);
+    }
+    names.into_iter().collect()
 }
 
 async fn wait(in_force: &InForce) {
@@ -477,6 +528,29 @@ fn sim_path(shared: &Shared, method: &Method, path: &str, body: &[u8]) -> Reply 
                 None => Reply::error(400, false, Some("the body must be a duration such as 5s")),
             }
         }
+        ("GET", "writes") => json(serde_json::to_vec(&shared.writes.snapshot())),
+        ("DELETE", "writes") => {
+            shared.writes.reset();
+            Reply::json(204, Vec::new())
+        }
+        ("POST", "run-due") => {
+            let now = std::str::from_utf8(body).ok();
+            match now.and_then(|text| text.trim().parse().ok()) {
+                Some(now) => {
+                    let mut world = shared.world_mut();
+                    let done: usize = world
+                        .tenants
+                        .iter_mut()
+                        .map(|tenant| tenant.run_due(now))
+                        .sum();
+                    Reply::json(200, format!("{{\"done\":{done}}}").into_bytes())
+                }
+                None => {
+                    let words = "the body must be a moment such as 2026-10-01T10:00:00Z";
+                    Reply::error(400, false, Some(words))
+                }
+            }
+        }
         ("POST", "revoke-tokens") => {
             shared.access.revoke_tokens();
             Reply::json(204, Vec::new())
@@ -485,8 +559,8 @@ fn sim_path(shared: &Shared, method: &Method, path: &str, body: &[u8]) -> Reply 
             404,
             false,
             Some(
-                "there are GET truth, GET|DELETE requests, POST requests/reset, GET|POST behaviour, POST throttle and \
-                 POST revoke-tokens under /_sim/",
+                "there are GET truth, GET|DELETE requests, POST requests/reset, GET|POST behaviour, POST throttle, POST \
+                 revoke-tokens, GET|DELETE writes and POST run-due under /_sim/",
             ),
         ),
     }

@@ -11,11 +11,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use jiff::Timestamp;
+use secrecy::SecretString;
 use serde_json::Value;
 
 use super::{
     id::{Id, IdKind, mix},
     names::{self, pick},
+    render::USERS,
 };
 
 /// How big a generated organisation is and what it holds.
@@ -98,6 +101,8 @@ pub(super) struct User {
     pub manager: u32,
     /// Slot of the administrator that the `admin` field names, [`NONE`] without one.
     pub admin: u32,
+    /// The password that was written last; generated users have one that nobody knows.
+    pub password: Option<SecretString>,
     pub overrides: Option<Box<Overrides>>,
 }
 
@@ -125,7 +130,17 @@ pub(super) struct Group {
     pub members: Vec<u32>,
     /// Slots of groups; the real service has none today.
     pub nested: Vec<u32>,
+    /// Who is a member of a dynamic automated group. Generated ones show a rule that their members do not follow, and
+    /// have none here.
+    pub rule: Option<Rule>,
     pub overrides: Option<Box<Overrides>>,
+}
+
+/// The rule of a dynamic group: users whose fields have these values. Exempted users stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub fields: Vec<(String, String)>,
+    pub exempted: Vec<Id>,
 }
 
 #[derive(Debug, Clone)]
@@ -162,6 +177,60 @@ pub(super) struct Role {
     pub custom: bool,
 }
 
+/// A scheduled change of a user's state.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub id: Id,
+    pub user: u32,
+    pub activate: bool,
+    pub date: Timestamp,
+}
+
+/// A kind of edge that can have attributes; the slots of its two ends follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Bond {
+    /// Group and user.
+    Member,
+    /// Application and user.
+    AppUser,
+    /// Application and group.
+    AppGroup,
+}
+
+/// What a password must be like. On the wire each field has its name in camel case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PasswordPolicy {
+    /// The least number of characters.
+    pub min_length: usize,
+    /// Needs a lower-case letter.
+    pub needs_lowercase: bool,
+    /// Needs an upper-case letter.
+    pub needs_uppercase: bool,
+    /// Needs a digit.
+    pub needs_numeric: bool,
+    /// Needs a character that is neither letter nor digit.
+    pub needs_symbolic: bool,
+    /// May hold the username.
+    pub allow_username_substring: bool,
+    /// May not hold three equal or sequential characters in a row.
+    pub disallow_sequential_or_repetitive_chars: bool,
+}
+
+impl Default for PasswordPolicy {
+    /// Fourteen characters of all four kinds, without the username and without runs.
+    fn default() -> Self {
+        Self {
+            min_length: 14,
+            needs_lowercase: true,
+            needs_uppercase: true,
+            needs_numeric: true,
+            needs_symbolic: true,
+            allow_username_substring: false,
+            disallow_sequential_or_repetitive_chars: true,
+        }
+    }
+}
+
 pub(super) trait Identified {
     fn id(&self) -> Id;
 }
@@ -172,7 +241,7 @@ macro_rules! identified {
 identified!(User, Group, App, Admin, Role);
 
 /// Rows with stable slots, the live ones in the order of creation, and an index by id.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Table<T> {
     rows: Vec<T>,
     live: Vec<u32>,
@@ -273,6 +342,14 @@ pub struct Tenant {
     pub(super) admins: Table<Admin>,
     pub(super) roles: Table<Role>,
     pub(super) list_built_in_roles: bool,
+    pub(super) password_policy: PasswordPolicy,
+    /// Whether users that are created without a state are staged.
+    pub(super) stage_new_users: bool,
+    pub(super) jobs: Vec<Job>,
+    /// Attributes of edges; most have none.
+    pub(super) edge_attributes: BTreeMap<(Bond, u32, u32), Value>,
+    /// How many ids of jobs, keys and other details were given away.
+    pub(super) details: u64,
     pub(super) generation: u64,
     pub(super) orders: OrderCache,
 }
@@ -324,7 +401,140 @@ impl Tenant {
     /// The e-mail address of a user, as the lists show it.
     pub fn email_of(&self, user: Id) -> Option<String> {
         let slot = self.users.find(user)?;
-        Some(user_email(self.users.row(slot)?, slot))
+        Some(email(self.users.row(slot)?, slot))
+    }
+
+    /// Replaces what passwords must be like.
+    pub fn set_password_policy(&mut self, policy: PasswordPolicy) {
+        self.password_policy = policy;
+        self.touch();
+    }
+
+    /// Whether users that are created without a state are staged (at first) or activated.
+    pub fn stage_new_users(&mut self, staged: bool) {
+        self.stage_new_users = staged;
+        self.touch();
+    }
+
+    /// Makes a group dynamic automated: its members are the users whose field has this value, now and after each write.
+    pub fn set_member_rule(&mut self, group: Id, field: &str, value: &str) -> Result<(), NoSuch> {
+        let row = self.groups.find_mut(group)?;
+        row.method = MembershipMethod::DynamicAutomated;
+        row.rule = Some(Rule {
+            fields: vec![(field.to_owned(), value.to_owned())],
+            exempted: Vec::new(),
+        });
+        let filter = serde_json::json!({"field": field, "operator": "eq", "value": value});
+        let query =
+            serde_json::json!({"queryType": "FilterQuery", "filters": [filter.to_string()]});
+        let overrides = row.overrides.get_or_insert_default();
+        overrides.insert("memberQuery".to_owned(), Some(query));
+        self.touch();
+        self.apply_rules();
+        Ok(())
+    }
+
+    /// Makes the members of every dynamic automated group with a known rule those that the rule says.
+    pub(super) fn apply_rules(&mut self) {
+        for slot in self.groups.live().to_vec() {
+            let Some(group) = self.groups.row(slot) else {
+                continue;
+            };
+            let (MembershipMethod::DynamicAutomated, Some(rule)) = (group.method, &group.rule)
+            else {
+                continue;
+            };
+            let members: Vec<u32> = self
+                .users
+                .live()
+                .iter()
+                .copied()
+                .filter(|&user| {
+                    let exempted = self
+                        .users
+                        .row(user)
+                        .is_some_and(|row| rule.exempted.contains(&row.id));
+                    if exempted {
+                        group.members.contains(&user)
+                    } else {
+                        rule.fields
+                            .iter()
+                            .all(|(field, value)| USERS.text(self, user, field) == *value)
+                    }
+                })
+                .collect();
+            if members != group.members {
+                self.touch();
+                if let Some(group) = self.groups.row_mut(slot) {
+                    group.members = members;
+                }
+                self.edge_attributes.retain(|&(bond, from, to), _| {
+                    bond != Bond::Member
+                        || from != slot
+                        || self
+                            .groups
+                            .row(slot)
+                            .is_some_and(|group| group.members.contains(&to))
+                });
+            }
+        }
+    }
+
+    /// Links administrators to the users with their e-mail address, unless a user's record names them.
+    pub(super) fn link_administrators(&mut self) {
+        let mut by_email = HashMap::new();
+        let mut by_record = HashMap::new();
+        for &slot in self.users.live() {
+            if let Some(user) = self.users.row(slot) {
+                by_email.insert(email(user, slot).to_lowercase(), slot);
+                by_record.insert(user.admin, slot);
+            }
+        }
+        for slot in self.admins.live().to_vec() {
+            if let Some(admin) = self.admins.row_mut(slot) {
+                admin.user = by_record
+                    .get(&slot)
+                    .or_else(|| by_email.get(&admin.email.to_lowercase()))
+                    .copied()
+                    .unwrap_or(NONE);
+            }
+        }
+    }
+
+    /// The moment of the next change: a clock of its own, so that the same requests give the same answers.
+    pub(super) fn now(&self) -> Timestamp {
+        const AUTUMN_2026: i64 = 1_790_848_800;
+        let seconds = i64::try_from(self.generation).unwrap_or(0);
+        Timestamp::from_second(AUTUMN_2026.saturating_add(seconds)).unwrap_or_default()
+    }
+
+    /// The id of a new job, key or other detail.
+    pub(super) fn detail_id(&mut self, kind: IdKind) -> Id {
+        self.details += 1;
+        // Far from the details of generated users, which count from their slots.
+        Id::derive(self.seed, kind, (1 << 48) | self.details)
+    }
+
+    /// A copy as it is now.
+    pub(super) fn snapshot(&self) -> Self {
+        Self {
+            seed: self.seed,
+            organization: self.organization,
+            organization_name: self.organization_name.clone(),
+            users: self.users.clone(),
+            groups: self.groups.clone(),
+            apps: self.apps.clone(),
+            admins: self.admins.clone(),
+            roles: self.roles.clone(),
+            list_built_in_roles: self.list_built_in_roles,
+            password_policy: self.password_policy.clone(),
+            stage_new_users: self.stage_new_users,
+            jobs: self.jobs.clone(),
+            edge_attributes: self.edge_attributes.clone(),
+            details: self.details,
+            generation: self.generation,
+            orders: OrderCache::default(),
+        }
     }
 
     /// Adds a user and returns its id.
@@ -354,6 +564,10 @@ impl Tenant {
         if let Some(admin) = self.admins.row(linked).map(|admin| admin.id) {
             self.admins.retire(admin);
         }
+        self.jobs.retain(|job| job.user != slot);
+        self.edge_attributes.retain(|&(bond, _, to), _| {
+            !matches!(bond, Bond::Member | Bond::AppUser) || to != slot
+        });
         self.touch();
         Ok(())
     }
@@ -402,6 +616,12 @@ impl Tenant {
         for app in self.apps.rows_mut() {
             app.groups.retain(|&group| group != slot);
         }
+        self.edge_attributes
+            .retain(|&(bond, from, to), _| match bond {
+                Bond::Member => from != slot,
+                Bond::AppGroup => to != slot,
+                Bond::AppUser => true,
+            });
         self.touch();
         Ok(())
     }
@@ -517,6 +737,7 @@ pub(super) fn new_user(seed: u64, slot: u32, status: Status, manager: u32) -> Us
         status,
         manager,
         admin: NONE,
+        password: None,
         overrides: None,
     }
 }
@@ -536,6 +757,7 @@ pub(super) fn new_group(
         method,
         members,
         nested: Vec::new(),
+        rule: None,
         overrides: None,
     }
 }
@@ -557,7 +779,19 @@ pub(super) fn person(slot: u32) -> (&'static str, &'static str, String) {
     (first, last, user_name)
 }
 
-/// The e-mail address of a user; some are written with capitals.
+/// The e-mail address of a user as it is now.
+fn email(user: &User, slot: u32) -> String {
+    let written = user.overrides.as_deref().and_then(|map| map.get("email"));
+    match written {
+        Some(value) => {
+            let text = value.as_ref().and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        }
+        None => user_email(user, slot),
+    }
+}
+
+/// The e-mail address of a generated user; some are written with capitals.
 pub(super) fn user_email(user: &User, slot: u32) -> String {
     let (.., name) = person(slot);
     // One in sixteen.
