@@ -9,8 +9,9 @@ With --check FILE nothing is printed; the exit code is 1 when FILE is not what t
 
 Rows, tab-separated and sorted:
 
-    answer         METHOD PATH  STATUS     TYPE
+    answer         METHOD PATH  STATUS     TYPE, or none when a success is described without a body
     answer-header  METHOD PATH  NAME       TYPE
+    body           METHOD PATH  body       TYPE
     field          SCHEMA       NAME       TYPE
     header         METHOD PATH  NAME       TYPE
     path           METHOD PATH  described  yes, or named when a path is there without the method, or no
@@ -29,27 +30,52 @@ import sys
 # What the connector and its simulator know, with the descriptions' file and the parts before the described path.
 V1, V2, INSIGHTS = "V1", "V2", "DirectoryInsights"
 ENDPOINTS = [
+    (V1, "/api", "POST", "/search/systemusers"),
     (V1, "/api", "GET", "/systemusers"),
+    (V1, "/api", "POST", "/systemusers"),
+    (V1, "/api", "DELETE", "/systemusers/{id}"),
     (V1, "/api", "GET", "/systemusers/{id}"),
+    (V1, "/api", "PUT", "/systemusers/{id}"),
+    (V1, "/api", "POST", "/systemusers/{id}/expire"),
+    (V1, "/api", "POST", "/systemusers/{id}/resetmfa"),
+    (V1, "/api", "GET", "/systemusers/{id}/sshkeys"),
+    (V1, "/api", "POST", "/systemusers/{id}/sshkeys"),
+    (V1, "/api", "DELETE", "/systemusers/{id}/sshkeys/{id}"),
+    (V1, "/api", "POST", "/systemusers/{id}/state/activate"),
+    (V1, "/api", "POST", "/systemusers/{id}/unlock"),
     (V1, "/api", "GET", "/users"),
+    (V1, "/api", "POST", "/users"),
     (V1, "/api", "GET", "/users/getSelf"),
+    (V1, "/api", "DELETE", "/users/{id}"),
     (V1, "/api", "GET", "/users/{id}"),
+    (V1, "/api", "PUT", "/users/{id}"),
     (V1, "/api", "GET", "/applications"),
     (V1, "/api", "GET", "/applications/{id}"),
     (V1, "/api", "GET", "/organizations"),
     (V1, "/api", "GET", "/organizations/{id}"),
     (V2, "/api/v2", "GET", "/applications/{id}/associations"),
+    (V2, "/api/v2", "POST", "/applications/{id}/associations"),
     (V2, "/api/v2", "GET", "/applications/{id}/usergroups"),
     (V2, "/api/v2", "GET", "/applications/{id}/users"),
+    (V2, "/api/v2", "GET", "/bulk/userstates"),
+    (V2, "/api/v2", "POST", "/bulk/userstates"),
+    (V2, "/api/v2", "DELETE", "/bulk/userstates/{id}"),
     (V2, "/api/v2", "GET", "/directories"),
     (V2, "/api/v2", "GET", "/roles"),
     (V2, "/api/v2", "GET", "/roles/{id}"),
     (V2, "/api/v2", "GET", "/usergroups"),
+    (V2, "/api/v2", "POST", "/usergroups"),
+    (V2, "/api/v2", "DELETE", "/usergroups/{id}"),
     (V2, "/api/v2", "GET", "/usergroups/{id}"),
+    (V2, "/api/v2", "PUT", "/usergroups/{id}"),
     (V2, "/api/v2", "GET", "/usergroups/{id}/associations"),
+    (V2, "/api/v2", "POST", "/usergroups/{id}/associations"),
     (V2, "/api/v2", "GET", "/usergroups/{id}/members"),
+    (V2, "/api/v2", "POST", "/usergroups/{id}/members"),
     (V2, "/api/v2", "GET", "/usergroups/{id}/membership"),
+    (V2, "/api/v2", "GET", "/users/{id}/applications"),
     (V2, "/api/v2", "GET", "/users/{id}/associations"),
+    (V2, "/api/v2", "POST", "/users/{id}/associations"),
     (V2, "/api/v2", "GET", "/users/{id}/memberof"),
     (INSIGHTS, "/insights/directory/v1", "POST", "/events/count"),
 ]
@@ -105,6 +131,7 @@ class Description:
         for part in node.get("allOf", []):
             part, _ = self.resolve(part)
             merged["properties"] = {**merged.get("properties", {}), **part.get("properties", {})}
+            merged["required"] = merged.get("required", []) + part.get("required", [])
         kind = merged.get("type") or ("object" if merged.get("properties") else "any")
         if kind == "array":
             text = "[]" + self.type_of(merged.get("items", {}), inline_name)
@@ -142,6 +169,10 @@ class Description:
     def parameter(self, endpoint, node):
         node, _ = self.resolve(node)
         place = node["in"]
+        if place == "body":
+            # A body without a name of its own is called after its path.
+            inline = self.prefix + ".".join(["body", *re.findall(r"\w+", endpoint.split("/api/")[-1])])
+            self.rows.add(("body", endpoint, "body", self.type_of(node["schema"], inline)))
         if place == "header":
             self.rows.add(("header", endpoint, node["name"].lower(), node["type"]))
         if place != "query":
@@ -178,6 +209,8 @@ class Description:
             if "schema" in response:
                 kind = self.type_of(response["schema"], f"{endpoint} {status}")
                 self.rows.add(("answer", endpoint, status, kind))
+            elif status.startswith("2"):
+                self.rows.add(("answer", endpoint, status, "none"))
             for name, header in response.get("headers", {}).items():
                 self.rows.add(("answer-header", endpoint, name.lower(), header["type"]))
 

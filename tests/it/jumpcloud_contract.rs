@@ -226,6 +226,14 @@ impl Contract {
             .is_some()
     }
 
+    /// The types that a field of this name can have in a schema or in a body of an inline type.
+    fn fields_of(&self, of: &[Known], name: &str) -> Vec<Known> {
+        let schemas = of.iter().filter(|(of, _)| of.is_schema());
+        schemas
+            .flat_map(|(of, _)| self.known("field", &of.name, name))
+            .collect()
+    }
+
     /// All endpoints, described or not.
     fn endpoints(&self) -> Vec<String> {
         let described = self.table.keys().filter(|(kind, ..)| kind == "path");
@@ -257,13 +265,15 @@ impl Contract {
         found.into_iter().next()
     }
 
-    fn answer(&self, endpoint: &str) -> Option<Type> {
-        self.first(self.known("answer", endpoint, "200"), |_| true)
+    fn answer(&self, endpoint: &str, status: u16) -> Option<Type> {
+        self.first(self.known("answer", endpoint, &status.to_string()), |_| {
+            true
+        })
     }
 
     /// The schema of the rows of a list, or of the one object.
     fn row_schema(&self, endpoint: &str) -> Option<String> {
-        let answer = self.answer(endpoint)?;
+        let answer = self.answer(endpoint, 200)?;
         if answer.depth == 0
             && let Some(results) =
                 self.first(self.known("field", &answer.name, "results"), |_| true)
@@ -316,6 +326,9 @@ fn judge_request(contract: &Contract, entry: &Entry, faults: &mut Faults) {
             fault(format!("form parameter {name} is not known"));
         }
     }
+    for words in judge_body(contract, &endpoint, &entry.fields) {
+        fault(words);
+    }
     let mut seen = BTreeSet::new();
     for (name, value) in url::form_urlencoded::parse(entry.query.as_bytes()) {
         let known = contract.known("query", &endpoint, &name);
@@ -367,6 +380,48 @@ fn judge_request(contract: &Contract, entry: &Entry, faults: &mut Faults) {
     }
 }
 
+/// The names of the fields of a body, such as `attributes[].name`, and those that it must have.
+fn judge_body(contract: &Contract, endpoint: &str, fields: &[String]) -> Vec<String> {
+    let bodies = contract.known("body", endpoint, "body");
+    let mut faults = Vec::new();
+    if bodies.is_empty() {
+        if !fields.is_empty() {
+            faults.push("a body is not known".to_owned());
+        }
+        return faults;
+    }
+    contract.first(bodies.clone(), |_| true);
+    'names: for name in fields {
+        let mut of = bodies.clone();
+        for part in name.split('.') {
+            if of.iter().any(|(of, _)| of.name == "any") {
+                continue 'names;
+            }
+            of = contract.fields_of(&of, part.trim_end_matches("[]"));
+            if of.is_empty() {
+                faults.push(format!("body field {name} is not known"));
+                continue 'names;
+            }
+        }
+        contract.first(of, |_| true);
+    }
+    for (body, from) in &bodies {
+        if from.is_some() || fields.is_empty() && endpoint.ends_with("activate") {
+            continue;
+        }
+        let required = contract
+            .table
+            .iter()
+            .filter(|((kind, place, _), of)| kind == "field" && *place == body.name && of.required);
+        for ((_, _, name), _) in required {
+            if !fields.contains(name) {
+                faults.push(format!("body field {name} is missing"));
+            }
+        }
+    }
+    faults
+}
+
 fn parameter_fits(of: &Type, text: &str) -> bool {
     match of.name.as_str() {
         "integer" => text.parse::<i64>().is_ok_and(|number| {
@@ -402,7 +457,7 @@ fn judge_answer(contract: &Contract, answer: &Answer, faults: &mut Faults) {
     if !contract.knows("path", endpoint, "described") {
         faults.insert(wrong("the path is not described"));
     }
-    if answer.status != 200 {
+    if !(200..300).contains(&answer.status) {
         let schema = match (endpoint.contains("/api/v2/"), answer.status) {
             (false, _) => "v1.Error",
             (true, 400) => "v2.ErrorDetails",
@@ -415,10 +470,16 @@ fn judge_answer(contract: &Contract, answer: &Answer, faults: &mut Faults) {
         judge_value(contract, &answer.body, &of, true, faults);
         return;
     }
-    let Some(of) = contract.answer(endpoint) else {
+    let Some(of) = contract.answer(endpoint, answer.status) else {
         faults.insert(wrong("the answer is not known"));
         return;
     };
+    if of.name == "none" {
+        if !answer.body.is_null() && answer.body != json!({}) {
+            faults.insert(wrong("there is a body"));
+        }
+        return;
+    }
     if !of.fits(&answer.body) {
         faults.insert(wrong(&format!("the answer is not {of:?}")));
         return;
@@ -441,7 +502,10 @@ fn judge_answer(contract: &Contract, answer: &Answer, faults: &mut Faults) {
     if wrapped && !total {
         faults.insert(wrong("a wrapped list without totalCount"));
     }
-    if of.depth > 0 && !answer.headers.contains("x-total-count") {
+    if of.depth > 0
+        && endpoint.starts_with("GET /api/v2/")
+        && !answer.headers.contains("x-total-count")
+    {
         faults.insert(wrong("a bare list without x-total-count"));
     }
     if let Some(rows) = rows
@@ -680,15 +744,19 @@ fn wire() -> String {
 struct Happened {
     requests: Vec<Entry>,
     answers: Vec<Answer>,
+    /// Writes that the simulator accepted from the tests themselves.
+    written: Vec<Entry>,
 }
 
 async fn happened() -> &'static Happened {
     static HAPPENED: OnceCell<Happened> = OnceCell::const_new();
     HAPPENED
         .get_or_init(|| async {
+            let (answers, written) = all_answers().await;
             Happened {
                 requests: all_requests().await,
-                answers: all_answers().await,
+                answers,
+                written,
             }
         })
         .await
@@ -879,9 +947,51 @@ struct Asker<'a> {
     http: reqwest::Client,
     sim: &'a JumpCloudSim,
     answers: Vec<Answer>,
+    /// The writes that were made.
+    written: Vec<Entry>,
 }
 
 impl Asker<'_> {
+    /// Asks for an expected status; the ids stand in the order of the path.
+    async fn write(&mut self, endpoint: &str, ids: &[&str], body: Value, expected: u16) -> Value {
+        let (method, template) = endpoint.split_once(' ').unwrap();
+        let org_id = self.sim.organization_id().unwrap().to_string();
+        let path = ids
+            .iter()
+            .fold(template.to_owned(), |path, id| path.replacen("{id}", id, 1));
+        let request = self
+            .http
+            .request(
+                method.parse().unwrap(),
+                format!("{}{path}", self.sim.base_url),
+            )
+            .header("x-api-key", FULL_KEY)
+            .header("x-org-id", org_id)
+            .json(&body);
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        assert_eq!(status, expected, "{method} {path} {body}");
+        if status < 300 {
+            self.written
+                .extend(self.sim.requests().recent.back().cloned());
+        }
+        let endpoint = endpoint.split('?').next().unwrap();
+        let headers = answer.headers().keys().map(ToString::to_string).collect();
+        let body: Value = match answer.bytes().await.unwrap() {
+            bytes if bytes.is_empty() => Value::Null,
+            bytes => serde_json::from_slice(&bytes).unwrap(),
+        };
+        self.answers.push(Answer {
+            endpoint: endpoint.to_owned(),
+            status,
+            headers,
+            body: body.clone(),
+            unlimited: false,
+            whole: true,
+        });
+        body
+    }
+
     async fn ask(&mut self, endpoint: &str, id: &str, query: &str) -> Value {
         let (method, template) = endpoint.split_once(' ').unwrap();
         let path = template.replace("{id}", id);
@@ -934,7 +1044,7 @@ impl Asker<'_> {
 }
 
 /// Every answer of every endpoint, with all fields.
-async fn all_answers() -> Vec<Answer> {
+async fn all_answers() -> (Vec<Answer>, Vec<Entry>) {
     let sim = simulator().await;
     let http = reqwest::Client::builder()
         .timeout(Duration::from_secs(20))
@@ -945,6 +1055,7 @@ async fn all_answers() -> Vec<Answer> {
         http,
         sim: &sim,
         answers: Vec::new(),
+        written: Vec::new(),
     };
     let mut ids = BTreeMap::new();
     for path in [
@@ -995,6 +1106,7 @@ async fn all_answers() -> Vec<Answer> {
             "/api/systemusers",
             &["targets=application&"][..],
         ),
+        ("users/{id}/applications", "/api/systemusers", &[""][..]),
         ("users/{id}/memberof", "/api/systemusers", &[""][..]),
     ] {
         let endpoint = format!("GET /api/v2/{path}");
@@ -1016,7 +1128,196 @@ async fn all_answers() -> Vec<Answer> {
         asker.ask(endpoint, "", "").await;
     }
     asker.ask("GET /api/systemusers", "", "limit=101").await;
-    asker.answers
+    asker.writes().await;
+    (asker.answers, asker.written)
+}
+
+impl Asker<'_> {
+    /// Every write, made and refused in each way, and the reads of what was written.
+    async fn writes(&mut self) {
+        const NOBODY: &str = "64ab0000000000000000dead";
+        let text = |value: &Value, name: &str| value[name].as_str().unwrap().to_owned();
+        let users = "POST /api/systemusers";
+        let user = self
+            .write(
+                users,
+                &[],
+                json!({
+                    "username": "dana.new", "email": "dana.new@example.com", "state": "STAGED", "lastname": "New",
+                    "password": "SECRETSEED-kx9-Good", "attributes": [{"name": "badge", "value": "B-90"}],
+                    "phoneNumbers": [{"type": "work", "number": "+31 30 555 0101"}],
+                    "addresses": [{"type": "home", "country": "NL"}],
+                    "relationships": [{"type": "buddy", "value": "blake.sample"}],
+                }),
+                200,
+            )
+            .await;
+        let id = text(&user, "_id");
+        let again = json!({"username": "dana.new", "email": "dana.new@example.com"});
+        self.write(users, &[], again, 409).await;
+        self.write(users, &[], json!({}), 400).await;
+        let search = "POST /api/search/systemusers";
+        for skip in [0, 100, 200] {
+            let page = json!({"limit": 100, "skip": skip});
+            self.write(search, &[], page, 200).await;
+        }
+        self.write(search, &[], json!({"filter": 7}), 400).await;
+        let one = "PUT /api/systemusers/{id}";
+        let change = json!({"jobTitle": "Lead", "ssh_keys": [{"name": "a", "public_key": "ssh-ed25519 AAAA"}]});
+        self.write(one, &[&id], change, 200).await;
+        self.write(one, &[&id], json!({"state": "GONE"}), 400).await;
+        self.write(one, &[NOBODY], json!({}), 404).await;
+        for (action, body) in [
+            ("state/activate", json!({"email": false})),
+            ("unlock", json!({})),
+            ("expire", json!({})),
+            ("resetmfa", json!({"exclusion": true, "exclusionDays": 3})),
+        ] {
+            let endpoint = format!("POST /api/systemusers/{{id}}/{action}");
+            self.write(&endpoint, &[&id], body, 200).await;
+            self.write(&endpoint, &[NOBODY], json!({}), 404).await;
+        }
+        self.write(
+            "POST /api/systemusers/{id}/state/activate",
+            &[&id],
+            json!({}),
+            400,
+        )
+        .await;
+        let keys = "POST /api/systemusers/{id}/sshkeys";
+        let key = json!({"name": "laptop", "public_key": "ssh-ed25519 AAAA"});
+        let key = self.write(keys, &[&id], key, 200).await;
+        self.write(keys, &[&id], json!({}), 400).await;
+        self.ask("GET /api/systemusers/{id}/sshkeys", &id, "").await;
+        let key_gone = "DELETE /api/systemusers/{id}/sshkeys/{id}";
+        let key = text(&key, "_id");
+        self.write(key_gone, &[&id, &key], json!({}), 200).await;
+        self.write(key_gone, &[&id, &key], json!({}), 404).await;
+
+        let states = "POST /api/v2/bulk/userstates";
+        let job =
+            json!({"user_ids": [id], "state": "SUSPENDED", "start_date": "2026-12-31T17:00:00Z"});
+        let jobs = self.write(states, &[], job, 201).await;
+        self.write(states, &[], json!({}), 400).await;
+        let waiting = self.ask("GET /api/v2/bulk/userstates", "", "").await;
+        assert_eq!(waiting, jobs);
+        let job = text(&jobs[0], "scheduledJobId");
+        let cancel = "DELETE /api/v2/bulk/userstates/{id}";
+        self.write(cancel, &[&job], json!({}), 204).await;
+        self.write(cancel, &[&job], json!({}), 404).await;
+
+        let groups = "POST /api/v2/usergroups";
+        let filter = r#"{"field":"company","operator":"eq","value":"-"}"#;
+        let query = json!({"queryType": "FilterQuery", "filters": [filter]});
+        let group = json!({
+            "name": "Builders", "description": "x", "attributes": {"sambaEnabled": true}, "memberQuery": query,
+            "memberQueryExemptions": [{"id": id, "type": "user"}],
+        });
+        let group = self.write(groups, &[], group, 201).await;
+        let group = text(&group, "id");
+        self.write(groups, &[], json!({"name": "builders"}), 409)
+            .await;
+        self.write(groups, &[], json!({}), 400).await;
+        let replace = "PUT /api/v2/usergroups/{id}";
+        self.write(
+            replace,
+            &[&group],
+            json!({"name": "Builders", "membershipMethod": "STATIC"}),
+            200,
+        )
+        .await;
+        self.write(replace, &[&group], json!({}), 400).await;
+        self.write(replace, &[NOBODY], json!({"name": "x"}), 404)
+            .await;
+
+        let app = self.sim.truth().apps.keys().next().unwrap().to_string();
+        for (endpoint, from, kind, to) in [
+            ("POST /api/v2/usergroups/{id}/members", &group, "user", &id),
+            (
+                "POST /api/v2/usergroups/{id}/associations",
+                &group,
+                "application",
+                &app,
+            ),
+            (
+                "POST /api/v2/users/{id}/associations",
+                &id,
+                "application",
+                &app,
+            ),
+            (
+                "POST /api/v2/applications/{id}/associations",
+                &app,
+                "user",
+                &id,
+            ),
+            (
+                "POST /api/v2/applications/{id}/associations",
+                &app,
+                "user_group",
+                &group,
+            ),
+        ] {
+            let change = |op: &str| json!({"op": op, "type": kind, "id": to, "attributes": {"sudo": {"enabled": true}}});
+            let listed = match kind {
+                "user" if endpoint.ends_with("members") => "",
+                kind => &format!("targets={kind}"),
+            };
+            for (op, status) in [("add", 204), ("add", 409), ("update", 204)] {
+                self.write(endpoint, &[from], change(op), status).await;
+            }
+            self.list(
+                &endpoint.replace("POST", "GET"),
+                from,
+                &format!("{listed}&"),
+            )
+            .await;
+            for path in ["applications/{id}/users", "applications/{id}/usergroups"] {
+                self.list(&format!("GET /api/v2/{path}"), &app, "").await;
+            }
+            for (op, status) in [("remove", 204), ("remove", 404), ("update", 404)] {
+                self.write(endpoint, &[from], change(op), status).await;
+            }
+            self.write(endpoint, &[from], json!({}), 400).await;
+            self.write(endpoint, &[NOBODY], change("add"), 404).await;
+        }
+
+        let admins = "POST /api/users";
+        let admin = json!({
+            "email": "dana.admin@example.com", "roleName": "Manager", "enableMultiFactor": true, "firstname": "Dana",
+            "lastname": "Admin",
+        });
+        let made = self.write(admins, &[], admin.clone(), 200).await;
+        let made = text(&made, "_id");
+        self.write(admins, &[], admin, 409).await;
+        self.write(admins, &[], json!({}), 400).await;
+        let update = "PUT /api/users/{id}";
+        self.write(
+            update,
+            &[&made],
+            json!({"roleNames": ["Help Desk", "Manager"]}),
+            200,
+        )
+        .await;
+        self.write(update, &[&made], json!({"roleName": "Emperor"}), 400)
+            .await;
+        self.write(update, &[NOBODY], json!({}), 404).await;
+
+        for (endpoint, of) in [
+            ("DELETE /api/users/{id}", &made),
+            ("DELETE /api/v2/usergroups/{id}", &group),
+            ("DELETE /api/systemusers/{id}?cascade_manager=null", &id),
+        ] {
+            self.write(endpoint, &[of], json!({}), 200).await;
+            self.write(endpoint, &[of], json!({}), 404).await;
+        }
+        self.sim
+            .change_behaviour(|behaviour| behaviour.silent_group_deletion = true);
+        let group = self.write(groups, &[], json!({"name": "Short"}), 201).await;
+        let group = text(&group, "id");
+        self.write("DELETE /api/v2/usergroups/{id}", &[&group], json!({}), 204)
+            .await;
+    }
 }
 
 fn judge_requests(contract: &Contract, requests: &[Entry]) -> Faults {
@@ -1083,10 +1384,33 @@ async fn every_answer_of_the_simulator_is_one_that_jumpcloud_describes() {
         .filter(|endpoint| {
             !answers
                 .iter()
-                .any(|it| it.endpoint == *endpoint && it.status == 200)
+                .any(|it| it.endpoint == *endpoint && (200..300).contains(&it.status))
         })
         .collect();
     assert!(unasked.is_empty(), "never asked: {unasked:?}");
+}
+
+#[tokio::test]
+async fn every_write_that_the_simulator_accepts_is_one_that_jumpcloud_describes() {
+    let (contract, written) = (Contract::new(), &happened().await.written);
+    let faults = judge_requests(&contract, written);
+    assert!(faults.is_empty(), "{faults:#?}");
+    let made: BTreeSet<String> = written
+        .iter()
+        .filter_map(|entry| contract.endpoint(&entry.method, &entry.path))
+        .collect();
+    let unmade: Vec<String> = contract
+        .endpoints()
+        .into_iter()
+        .filter(|endpoint| !endpoint.starts_with("GET ") && !made.contains(endpoint))
+        .collect();
+    assert_eq!(
+        unmade,
+        [
+            "POST /insights/directory/v1/events/count",
+            "POST /oauth2/token"
+        ]
+    );
 }
 
 #[test]
@@ -1100,6 +1424,7 @@ async fn nothing_is_in_the_overlay_that_is_not_needed() {
     let contract = Contract::new();
     let happened = happened().await;
     judge_requests(&contract, &happened.requests);
+    judge_requests(&contract, &happened.written);
     judge_answers(&contract, &happened.answers);
     judge_wire(&contract, &wire());
     let needless = contract.needless();
@@ -1192,6 +1517,123 @@ fn a_request_beyond_the_descriptions_is_found() {
             assert_eq!(faults, "", "{path}?{query}");
         } else {
             assert!(faults.contains(expected), "{path}?{query}: {faults}");
+        }
+    }
+}
+
+#[test]
+fn a_body_beyond_the_descriptions_is_found() {
+    for (method, path, fields, expected) in [
+        (
+            "POST",
+            "/api/systemusers",
+            &[
+                "attributes",
+                "attributes[].name",
+                "email",
+                "password",
+                "username",
+            ][..],
+            "",
+        ),
+        (
+            "POST",
+            "/api/systemusers",
+            &["email", "user"],
+            "body field user is not known",
+        ),
+        (
+            "POST",
+            "/api/systemusers",
+            &["email"],
+            "body field username is missing",
+        ),
+        (
+            "POST",
+            "/api/systemusers",
+            &["attributes", "attributes[].key", "email", "username"],
+            "body field attributes[].key is not known",
+        ),
+        ("PUT", "/api/systemusers/1", &["state"], ""),
+        (
+            "PUT",
+            "/api/systemusers/1",
+            &["state.name"],
+            "body field state.name is not known",
+        ),
+        ("POST", "/api/systemusers/1/state/activate", &["email"], ""),
+        ("POST", "/api/systemusers/1/unlock", &[], ""),
+        (
+            "POST",
+            "/api/systemusers/1/unlock",
+            &["now"],
+            "a body is not known",
+        ),
+        (
+            "POST",
+            "/api/search/systemusers",
+            &["filter", "filter.and", "filter.and[].email"],
+            "",
+        ),
+        (
+            "POST",
+            "/api/v2/usergroups/1/members",
+            &["attributes", "attributes.free", "id", "op", "type"],
+            "",
+        ),
+        (
+            "POST",
+            "/api/v2/usergroups/1/members",
+            &["id", "op"],
+            "body field type is missing",
+        ),
+        (
+            "POST",
+            "/api/v2/usergroups",
+            &["name", "members"],
+            "body field members is not known",
+        ),
+        (
+            "PUT",
+            "/api/v2/usergroups/1",
+            &["description"],
+            "body field name is missing",
+        ),
+        ("PUT", "/api/users/1", &["roleNames"], ""),
+        (
+            "PUT",
+            "/api/users/1",
+            &["role"],
+            "body field role is not known",
+        ),
+        (
+            "DELETE",
+            "/api/systemusers/1",
+            &["why"],
+            "a body is not known",
+        ),
+    ] {
+        let entry = Entry {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            query: String::new(),
+            status: 200,
+            authenticated: true,
+            headers: vec!["x-api-key".to_owned(), "content-type".to_owned()],
+            form: Vec::new(),
+            fields: fields.iter().map(ToString::to_string).collect(),
+        };
+        let faults: Vec<String> = judge_requests(&Contract::new(), &[entry])
+            .into_iter()
+            .collect();
+        let faults = faults.join("; ");
+        if expected.is_empty() {
+            assert_eq!(faults, "", "{method} {path}");
+        } else {
+            assert!(
+                faults.contains(expected),
+                "{method} {path} {fields:?}: {faults}"
+            );
         }
     }
 }

@@ -665,6 +665,53 @@ async fn the_answers_agree_with_the_truth() {
 }
 
 #[tokio::test]
+async fn the_answers_agree_with_the_truth_after_writes() {
+    let asker = Asker::of(Shape::default()).await;
+    let asker = &asker;
+    let ask = |method: Method, path: String, body: Value| async move {
+        let answer = asker
+            .request(method, &path)
+            .header("x-api-key", FULL_KEY)
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        assert!(answer.status().is_success(), "{path}");
+        answer.json().await.unwrap_or(Value::Null)
+    };
+    let before = asker.sim.truth();
+    let (users, groups, apps) = asker
+        .sim
+        .inspect(|tenant| (tenant.user_ids(), tenant.group_ids(), tenant.app_ids()))
+        .unwrap();
+    let post = |path: &str, body: Value| ask(Method::POST, path.to_owned(), body);
+    let new = json!({"username": "dana.new", "email": "dana.new@example.com", "manager": users[1]});
+    let user = post("/api/systemusers", new).await;
+    let group = post("/api/v2/usergroups", json!({"name": "New"})).await;
+    let (user, group) = (&user["_id"], group["id"].as_str().unwrap());
+    let add = |kind: &str, id: &Value| json!({"op": "add", "type": kind, "id": id});
+    let members = format!("/api/v2/usergroups/{group}/members");
+    post(&members, add("user", user)).await;
+    let app = format!("/api/v2/applications/{}/associations", apps[0]);
+    post(&app, add("user_group", &json!(group))).await;
+    post(&app, add("user", user)).await;
+    let admin = json!({"email": "dana.NEW@example.com", "roleNames": ["Manager", "Help Desk"]});
+    post("/api/users", admin).await;
+    let one = format!("/api/systemusers/{}", users[0]);
+    ask(Method::PUT, one, json!({"state": "SUSPENDED"})).await;
+    for gone in [
+        format!("/api/systemusers/{}?cascade_manager=null", users[9]),
+        format!("/api/v2/usergroups/{}", groups[3]),
+    ] {
+        ask(Method::DELETE, gone, json!({})).await;
+    }
+    let after = asker.sim.truth();
+    assert_ne!(before, after);
+    assert_eq!(after.users[&users[0]].status, "suspended");
+    compare(asker, &after).await;
+}
+
+#[tokio::test]
 async fn a_traversal_shows_every_way_to_an_application() {
     let asker = Asker::of(Shape {
         members_per_group: 60,

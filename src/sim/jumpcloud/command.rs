@@ -83,7 +83,8 @@ pub struct Args {
     /// insights.
     #[arg(long, value_delimiter = ',')]
     pub deny: Vec<Collection>,
-    /// Faults, such as /api/systemusers@3:503 or *@p0.01:reset-mid-body; may be repeated, or
+    /// Faults, such as /api/systemusers@3:503, POST /api/systemusers@1:applied-no-response or
+    /// *@p0.01:reset-mid-body; a rule without a method holds for all. May be repeated, or
     /// separated by semicolons.
     #[arg(long, value_delimiter = ';')]
     pub faults: Vec<FaultRule>,

@@ -620,6 +620,7 @@ fn ssh_keys(tenant: &Tenant, ask: &Ask<'_>) -> Result<Reply, Failure> {
 /// A scheduled change as its list shows it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are those of the wire")]
 pub(super) struct Scheduled {
     scheduled_job_id: Id,
     system_user_id: Id,

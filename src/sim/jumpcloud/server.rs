@@ -534,21 +534,15 @@ fn sim_path(shared: &Shared, method: &Method, path: &str, body: &[u8]) -> Reply 
             Reply::json(204, Vec::new())
         }
         ("POST", "run-due") => {
-            let now = std::str::from_utf8(body).ok();
-            match now.and_then(|text| text.trim().parse().ok()) {
-                Some(now) => {
-                    let mut world = shared.world_mut();
-                    let done: usize = world
-                        .tenants
-                        .iter_mut()
-                        .map(|tenant| tenant.run_due(now))
-                        .sum();
-                    Reply::json(200, format!("{{\"done\":{done}}}").into_bytes())
-                }
-                None => {
-                    let words = "the body must be a moment such as 2026-10-01T10:00:00Z";
-                    Reply::error(400, false, Some(words))
-                }
+            let text = std::str::from_utf8(body).unwrap_or_default();
+            if let Ok(now) = text.trim().parse() {
+                let mut world = shared.world_mut();
+                let tenants = world.tenants.iter_mut();
+                let done: usize = tenants.map(|tenant| tenant.run_due(now)).sum();
+                Reply::json(200, format!("{{\"done\":{done}}}").into_bytes())
+            } else {
+                let words = "the body must be a moment such as 2026-10-01T10:00:00Z";
+                Reply::error(400, false, Some(words))
             }
         }
         ("POST", "revoke-tokens") => {

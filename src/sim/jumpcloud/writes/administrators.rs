@@ -63,7 +63,7 @@ pub(super) fn update(tenant: &mut Tenant, ask: &Ask<'_>) -> Result<Applied, Fail
         }
         for (name, place) in [("firstname", &mut row.first), ("lastname", &mut row.last)] {
             if body.contains_key(name) {
-                *place = filled(&body, name)?.unwrap_or_default().to_owned();
+                filled(&body, name)?.unwrap_or_default().clone_into(place);
             }
         }
         if let Some(roles) = roles {

@@ -246,22 +246,24 @@ pub(super) fn reset_mfa(tenant: &mut Tenant, ask: &Ask<'_>) -> Result<Applied, F
     let own = slot(tenant, &USERS, ask)?;
     let body = object(ask)?;
     let exclusion = flag(&body, "exclusion")?.unwrap_or(false);
-    let mut mfa = json!({"configured": false, "exclusion": exclusion});
+    let mut mfa = Map::new();
+    mfa.insert("configured".to_owned(), json!(false));
+    mfa.insert("exclusion".to_owned(), json!(exclusion));
     if let Some(days) = body.get("exclusionDays") {
         if days.as_u64().is_none_or(|days| days == 0) {
             return Err(invalid("exclusionDays must be a number of at least 1"));
         }
-        mfa["exclusionDays"] = days.clone();
+        mfa.insert("exclusionDays".to_owned(), days.clone());
     }
     if let Some(until) = filled(&body, "exclusionUntil")? {
         if until.parse::<jiff::Timestamp>().is_err() {
             return Err(invalid("exclusionUntil must be a date-time"));
         }
-        mfa["exclusionUntil"] = json!(until);
+        mfa.insert("exclusionUntil".to_owned(), json!(until));
     }
     let id = id_of(tenant, &USERS, own)?;
     if let Some(row) = tenant.users.row_mut(own) {
-        put(row, "mfa", mfa);
+        put(row, "mfa", Value::Object(mfa));
         put(row, "mfaEnrollment", not_enrolled());
         put(row, "totp_enabled", json!(false));
     }
