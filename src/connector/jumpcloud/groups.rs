@@ -190,7 +190,7 @@ impl Row for wire::UserGroup {
     }
 }
 
-fn resource(row: &wire::UserGroup, id: &str) -> v2::Resource {
+pub(super) fn resource(row: &wire::UserGroup, id: &str) -> v2::Resource {
     let method = filled(row.membership_method.as_deref()).map_or_else(
         || "NOTSET".to_owned(),
         |method| method.trim().to_uppercase(),

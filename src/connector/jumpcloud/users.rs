@@ -263,17 +263,26 @@ impl JumpCloud {
         session: &Session,
         id: &str,
     ) -> Result<v2::Resource, Error> {
-        let found: Result<wire::SystemUser, Error> = self
-            .client
-            .get("/api/systemusers/{id}", &[id], &[("fields", FIELDS)])
-            .await;
-        match super::absent(found)? {
+        match self.read_directory_user(id).await? {
             Some(row) => self.directory_user(&row, id).await,
             None => self.administrator_account(session, id).await,
         }
     }
 
-    async fn directory_user(
+    /// JumpCloud's record of a directory user; `None` when there is no such user.
+    pub(super) async fn read_directory_user(
+        &self,
+        id: &str,
+    ) -> Result<Option<wire::SystemUser>, Error> {
+        let found = self
+            .client
+            .get("/api/systemusers/{id}", &[id], &[("fields", FIELDS)])
+            .await;
+        super::absent(found)
+    }
+
+    /// The resource of a directory user, joined to the manager.
+    pub(super) async fn directory_user(
         &self,
         row: &wire::SystemUser,
         id: &str,

@@ -638,7 +638,7 @@ impl<'de> Visitor<'de> for Scalar {
     }
 }
 
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(match deserializer.deserialize_any(Scalar)? {
         Read::Text(text) => Some(text),
         Read::Flag(value) => Some(value.to_string()),
@@ -646,7 +646,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
     })
 }
 
-fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     Ok(match deserializer.deserialize_any(Scalar)? {
         Read::Flag(value) => Some(value),
         Read::Text(text) => match text.as_str() {
@@ -659,7 +659,7 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::E
 }
 
 /// Reads a nested value; one of another shape counts as absent, and in a list only the odd elements are left out.
-fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Lenient,
@@ -667,7 +667,7 @@ where
     serde_json::Value::deserialize(deserializer).map(T::read)
 }
 
-trait Lenient {
+pub(super) trait Lenient {
     fn read(value: serde_json::Value) -> Self;
 }
 

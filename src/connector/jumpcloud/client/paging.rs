@@ -33,7 +33,7 @@ const MAX_ID_BYTES: usize = 1024;
 const MAX_REMEMBERED: usize = 1024;
 
 impl Shared {
-    /// A call to a template with its ids and query, without a body.
+    /// A call to a template with its ids and query, without a body. A template may end with a fixed query of its own.
     pub(super) fn call<'q>(
         &self,
         verb: Verb,
@@ -49,10 +49,20 @@ impl Shared {
         let invalid = |what: String| Error::Invalid {
             what: format!("the path {template} {what}"),
         };
+        let (path_template, fixed_query) = match template.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (template, None),
+        };
+        if fixed_query.is_some() {
+            url.set_query(fixed_query);
+        }
         let mut ids = ids.into_iter();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty();
-            for segment in template.split('/').filter(|segment| !segment.is_empty()) {
+            for segment in path_template
+                .split('/')
+                .filter(|segment| !segment.is_empty())
+            {
                 if segment.starts_with('{') {
                     let id = ids
                         .next()
