@@ -63,9 +63,14 @@ pub struct Allowed {
     pub administrator_roles: bool,
 }
 
-/// What the connector says about itself, which depends on no configuration.
+/// What the connector says about itself where no dangerous change is allowed.
 pub fn metadata() -> v2::ConnectorMetadata {
-    capabilities::metadata()
+    metadata_allowing(Allowed::default())
+}
+
+/// What the connector says about itself where these dangerous changes are allowed.
+pub fn metadata_allowing(allowed: Allowed) -> v2::ConnectorMetadata {
+    capabilities::metadata(allowed)
 }
 
 /// JumpCloud.
@@ -133,7 +138,7 @@ impl Principals {
 #[async_trait]
 impl Connector for JumpCloud {
     fn metadata(&self) -> v2::ConnectorMetadata {
-        capabilities::metadata()
+        capabilities::metadata(self.settings.allowed)
     }
 
     /// Makes the four reads that a sync cannot do without, at once; all missing permissions are named together.
@@ -186,7 +191,7 @@ impl Connector for JumpCloud {
     }
 
     fn resource_types(&self) -> Vec<v2::ResourceType> {
-        capabilities::resource_types()
+        capabilities::resource_types(self.settings.allowed)
     }
 
     async fn list_resources(

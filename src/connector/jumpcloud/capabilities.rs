@@ -1,9 +1,16 @@
 //! What this connector can do, told as it is.
 
-use super::ids::{APP, GROUP, ROLE, USER};
+use super::{
+    Allowed,
+    ids::{APP, GROUP, ROLE, USER},
+    provision::account_schema,
+};
 use crate::proto::{
     Any,
-    connector::{self as v2, Capability, resource_type::Trait},
+    connector::{
+        self as v2, Capability, CapabilityDetailCredentialOption as CredentialOption,
+        resource_type::Trait,
+    },
     pack,
 };
 
@@ -12,11 +19,11 @@ fn resource_type(
     name: &str,
     kind: Trait,
     description: &str,
-    reads: &[&str],
+    needs: &[&str],
     mut annotations: Vec<Any>,
 ) -> v2::ResourceType {
     annotations.push(pack(&v2::CapabilityPermissions {
-        permissions: reads
+        permissions: needs
             .iter()
             .map(|permission| v2::CapabilityPermission {
                 permission: (*permission).to_owned(),
@@ -40,7 +47,7 @@ pub(super) fn user_type() -> v2::ResourceType {
         "User",
         Trait::User,
         "Directory users and administrators of the JumpCloud organisation",
-        &["Read users", "Read administrators"],
+        &["Read users", "Read administrators", "Manage users"],
         vec![pack(&v2::SkipEntitlementsAndGrants {})],
     )
 }
@@ -52,19 +59,24 @@ pub(super) fn group_type() -> v2::ResourceType {
         "Group",
         Trait::Group,
         "User groups, static and dynamic",
-        &["Read user groups"],
+        &["Read user groups", "Manage user groups"],
         Vec::new(),
     )
 }
 
 /// Administrator roles.
-pub(super) fn role_type() -> v2::ResourceType {
+pub(super) fn role_type(allowed: Allowed) -> v2::ResourceType {
+    let needs: &[&str] = if allowed.administrator_roles {
+        &["Read administrators", "Read roles", "Manage administrators"]
+    } else {
+        &["Read administrators", "Read roles"]
+    };
     resource_type(
         ROLE,
         "Role",
         Trait::Role,
         "Roles of administrators, built-in and custom",
-        &["Read administrators", "Read roles"],
+        needs,
         Vec::new(),
     )
 }
@@ -76,46 +88,108 @@ pub(super) fn app_type() -> v2::ResourceType {
         "App",
         Trait::App,
         "Single sign-on applications, and the administration of JumpCloud itself",
-        &["Read applications", "Read administrators"],
+        &[
+            "Read applications",
+            "Read administrators",
+            "Manage applications",
+        ],
         Vec::new(),
     )
 }
 
 /// All resource types, in the order of the official connector.
-pub(super) fn resource_types() -> Vec<v2::ResourceType> {
-    vec![user_type(), group_type(), role_type(), app_type()]
+pub(super) fn resource_types(allowed: Allowed) -> Vec<v2::ResourceType> {
+    vec![user_type(), group_type(), role_type(allowed), app_type()]
+}
+
+/// What can be done with resources of a type, in the order of the SDK.
+fn capabilities(resource_type: &str, allowed: Allowed) -> Vec<Capability> {
+    let mut can = vec![Capability::Sync, Capability::TargetedSync];
+    match resource_type {
+        USER => {
+            can.push(Capability::AccountProvisioning);
+            if allowed.account_deletion {
+                can.push(Capability::ResourceDelete);
+            }
+            can.push(Capability::CredentialRotation);
+        }
+        GROUP => can.extend([
+            Capability::Provision,
+            Capability::ResourceDelete,
+            Capability::ResourceCreate,
+        ]),
+        APP => can.push(Capability::Provision),
+        ROLE if allowed.administrator_roles => can.push(Capability::Provision),
+        _ => {}
+    }
+    can
+}
+
+/// The ways in which accounts get a password.
+fn credential_details() -> v2::CredentialDetails {
+    let numbers = |options: &[CredentialOption]| options.iter().map(|one| (*one).into()).collect();
+    let preferred = CredentialOption::RandomPassword.into();
+    v2::CredentialDetails {
+        capability_account_provisioning: Some(v2::CredentialDetailsAccountProvisioning {
+            supported_credential_options: numbers(&[
+                CredentialOption::NoPassword,
+                CredentialOption::RandomPassword,
+                CredentialOption::Sso,
+                CredentialOption::EncryptedPassword,
+            ]),
+            preferred_credential_option: preferred,
+        }),
+        capability_credential_rotation: Some(v2::CredentialDetailsCredentialRotation {
+            supported_credential_options: numbers(&[
+                CredentialOption::RandomPassword,
+                CredentialOption::EncryptedPassword,
+            ]),
+            preferred_credential_option: preferred,
+        }),
+    }
 }
 
 /// The metadata sent in Hello.
-pub(super) fn metadata() -> v2::ConnectorMetadata {
-    let mut types = resource_types();
+pub(super) fn metadata(allowed: Allowed) -> v2::ConnectorMetadata {
+    let mut types = resource_types(allowed);
     types.sort_by(|one, other| one.id.cmp(&other.id));
+    let mut all: Vec<i32> = vec![
+        Capability::Actions.into(),
+        Capability::ServiceModeTargetedSync.into(),
+    ];
     let resource_type_capabilities = types
         .into_iter()
-        .map(|kind| v2::ResourceTypeCapability {
-            permissions: Some(
-                crate::proto::find::<v2::CapabilityPermissions>(&kind.annotations)
-                    .unwrap_or_default(),
-            ),
-            resource_type: Some(kind),
-            capabilities: vec![Capability::Sync.into(), Capability::TargetedSync.into()],
-            ..v2::ResourceTypeCapability::default()
+        .map(|kind| {
+            let capabilities: Vec<i32> = capabilities(&kind.id, allowed)
+                .into_iter()
+                .map(Into::into)
+                .collect();
+            all.extend(&capabilities);
+            v2::ResourceTypeCapability {
+                permissions: Some(
+                    crate::proto::find::<v2::CapabilityPermissions>(&kind.annotations)
+                        .unwrap_or_default(),
+                ),
+                resource_type: Some(kind),
+                capabilities,
+                ..v2::ResourceTypeCapability::default()
+            }
         })
         .collect();
+    all.sort_unstable();
+    all.dedup();
     v2::ConnectorMetadata {
         display_name: "JumpCloud".to_owned(),
-        description: "Reads the users, administrators, groups, roles and applications of a JumpCloud organisation, and \
-            who has access to what."
+        description: "Reads the users, administrators, groups, roles and applications of a JumpCloud organisation and who \
+            has access to what. Where provisioning is switched on it also grants and revokes that access, creates and \
+            changes accounts, sets passwords, and creates and deletes groups."
             .to_owned(),
         capabilities: Some(v2::ConnectorCapabilities {
             resource_type_capabilities,
-            connector_capabilities: vec![
-                Capability::Sync.into(),
-                Capability::TargetedSync.into(),
-                Capability::ServiceModeTargetedSync.into(),
-            ],
-            credential_details: Some(v2::CredentialDetails::default()),
+            connector_capabilities: all,
+            credential_details: Some(credential_details()),
         }),
+        account_creation_schema: Some(account_schema::schema()),
         ..v2::ConnectorMetadata::default()
     }
 }

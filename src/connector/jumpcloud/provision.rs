@@ -26,9 +26,16 @@ use crate::{
 };
 
 mod access;
+pub(super) mod account_schema;
+mod accounts;
+mod actions;
 mod administration;
 mod confirm;
+mod guard;
 mod membership;
+mod passwords;
+mod rows;
+mod user_groups;
 
 #[cfg(test)]
 mod tests;
@@ -313,51 +320,53 @@ impl Provisioner for JumpCloud {
 
     async fn create_account(
         &self,
-        _resource_type_id: &str,
-        _account: &NewAccount,
-        _change: Change<'_>,
+        resource_type_id: &str,
+        account: &NewAccount,
+        change: Change<'_>,
     ) -> Result<Done<Account>, Error> {
-        Err(unsupported("creating accounts"))
+        self.make_account(resource_type_id, account, change).await
     }
 
     async fn create_resource(
         &self,
-        _resource: &v2::Resource,
-        _change: Change<'_>,
+        resource: &v2::Resource,
+        change: Change<'_>,
     ) -> Result<Done<v2::Resource>, Error> {
-        Err(unsupported("creating resources"))
+        self.make_resource(resource, change).await
     }
 
     async fn delete_resource(
         &self,
-        _id: &v2::ResourceId,
-        _change: Change<'_>,
+        id: &v2::ResourceId,
+        change: Change<'_>,
     ) -> Result<Done<()>, Error> {
-        Err(unsupported("deleting resources"))
+        self.remove_resource(id, change).await
     }
 
     async fn rotate_credential(
         &self,
-        _id: &v2::ResourceId,
-        _credential: &Credential,
-        _force_change: bool,
-        _change: Change<'_>,
+        id: &v2::ResourceId,
+        credential: &Credential,
+        force_change: bool,
+        change: Change<'_>,
     ) -> Result<Done<Vec<Plaintext>>, Error> {
-        Err(unsupported("rotating credentials"))
+        self.set_credential(id, credential, force_change, change)
+            .await
     }
 
     fn action_schemas(&self) -> Vec<v2::BatonActionSchema> {
-        Vec::new()
+        actions::schemas()
     }
 
     async fn invoke(
         &self,
-        _name: &str,
-        _resource_type_id: &str,
-        _arguments: &Struct,
-        _change: Change<'_>,
+        name: &str,
+        resource_type_id: &str,
+        arguments: &Struct,
+        change: Change<'_>,
     ) -> Result<Done<Struct>, Error> {
-        Err(unsupported("actions"))
+        self.run_action(name, resource_type_id, arguments, change)
+            .await
     }
 }
 
@@ -366,14 +375,11 @@ fn argument_id<'a>(arguments: &'a Struct, name: &str) -> Option<&'a str> {
     match arguments.fields.get(name)?.kind.as_ref()? {
         Kind::StringValue(id) => Some(id),
         Kind::StructValue(object) => {
-            text_of(Some(object), "resource_id").or_else(|| text_of(Some(object), "resource"))
+            let text = |name| text_of(Some(object), name);
+            ["resource_id", "resourceId", "resource"]
+                .into_iter()
+                .find_map(text)
         }
         _ => None,
-    }
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::Unsupported {
-        what: format!("this connector does not support {what}"),
     }
 }

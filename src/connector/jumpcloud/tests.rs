@@ -1420,23 +1420,59 @@ async fn a_listing_that_fails_midway_can_be_tried_again() {
 }
 
 #[test]
-fn capabilities_claim_reading_and_nothing_more() {
-    let metadata = capabilities::metadata();
-    assert_eq!(metadata.display_name, "JumpCloud");
-    let capabilities = metadata.capabilities.unwrap();
-    assert_eq!(capabilities.connector_capabilities, [2, 11, 13]);
-    assert!(capabilities.credential_details.is_some());
-    let kinds: Vec<String> = capabilities
-        .resource_type_capabilities
-        .iter()
-        .map(|entry| {
-            assert_eq!(entry.capabilities, [2, 11]);
-            assert!(!entry.permissions.as_ref().unwrap().permissions.is_empty());
-            entry.resource_type.as_ref().unwrap().id.clone()
-        })
-        .collect();
-    assert_eq!(kinds, [APP, GROUP, ROLE, USER]);
-    let listed: Vec<String> = capabilities::resource_types()
+fn capabilities_claim_what_can_be_done_and_nothing_more() {
+    let all = Allowed {
+        account_deletion: true,
+        administrator_roles: true,
+    };
+    let cases = [
+        (
+            Allowed::default(),
+            [
+                (APP, vec![2, 11, 1]),
+                (GROUP, vec![2, 11, 1, 8, 7]),
+                (ROLE, vec![2, 11]),
+                (USER, vec![2, 11, 5, 6]),
+            ],
+        ),
+        (
+            all,
+            [
+                (APP, vec![2, 11, 1]),
+                (GROUP, vec![2, 11, 1, 8, 7]),
+                (ROLE, vec![2, 11, 1]),
+                (USER, vec![2, 11, 5, 8, 6]),
+            ],
+        ),
+    ];
+    for (allowed, expected) in cases {
+        let metadata = metadata_allowing(allowed);
+        assert_eq!(metadata.display_name, "JumpCloud");
+        assert!(metadata.account_creation_schema.is_some());
+        let capabilities = metadata.capabilities.unwrap();
+        assert_eq!(
+            capabilities.connector_capabilities,
+            [1, 2, 5, 6, 7, 8, 10, 11, 13]
+        );
+        let details = capabilities.credential_details.unwrap();
+        let creation = details.capability_account_provisioning.unwrap();
+        assert_eq!(creation.supported_credential_options, [1, 2, 3, 4]);
+        assert_eq!(creation.preferred_credential_option, 2);
+        let rotation = details.capability_credential_rotation.unwrap();
+        assert_eq!(rotation.supported_credential_options, [2, 4]);
+        assert_eq!(rotation.preferred_credential_option, 2);
+        let told: Vec<(String, Vec<i32>)> = capabilities
+            .resource_type_capabilities
+            .into_iter()
+            .map(|entry| {
+                assert!(!entry.permissions.unwrap().permissions.is_empty());
+                (entry.resource_type.unwrap().id, entry.capabilities)
+            })
+            .collect();
+        assert_eq!(told, expected.map(|(kind, can)| (kind.to_owned(), can)));
+    }
+    assert_eq!(metadata(), metadata_allowing(Allowed::default()));
+    let listed: Vec<String> = capabilities::resource_types(Allowed::default())
         .into_iter()
         .map(|kind| kind.id)
         .collect();

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// The role without which nobody can administer the organisation.
-const BILLING: &str = "Administrator With Billing";
+pub(super) const BILLING: &str = "Administrator With Billing";
 /// The role that errors name as an example.
 const EXAMPLE: &str = "Help Desk";
 
@@ -55,7 +55,7 @@ enum Who<'a> {
     Nobody,
 }
 
-fn role_ids(account: &Account) -> BTreeSet<String> {
+pub(super) fn role_ids(account: &Account) -> BTreeSet<String> {
     account.roles().into_iter().map(role_id).collect()
 }
 
@@ -510,8 +510,8 @@ impl JumpCloud {
         };
         Err(Error::Refused {
             what: format!(
-                "administrator {} {why}; its roles are not changed by this connector: change them in JumpCloud, or use \
-                 the key of somebody else",
+                "administrator {} {why}; it is not changed by this connector: change it in JumpCloud, or use the key of \
+                 somebody else",
                 account.id
             ),
         })

@@ -125,24 +125,29 @@ impl JumpCloud {
 
     /// The directory user with this id; `purpose` ends the sentence "an administrator cannot …".
     pub(super) async fn person(&self, id: &str, purpose: &str) -> Result<wire::SystemUser, Error> {
-        if let Some(row) = self.find_person(id).await? {
-            return Ok(row);
+        match self.find_person(id).await? {
+            Some(row) => Ok(row),
+            None => Err(self.nobody(id, purpose).await),
         }
+    }
+
+    /// What to say about an id that is no directory user's; `purpose` as for [`JumpCloud::person`].
+    pub(super) async fn nobody(&self, id: &str, purpose: &str) -> Error {
         match self.get_administrator(id).await {
-            Ok(_) => Err(Error::Refused {
+            Ok(_) => Error::Refused {
                 what: format!(
                     "user {} is an administrator without a directory account, who cannot {purpose}: name the person's \
                      directory user instead, or make one first",
                     clip(id, 64)
                 ),
-            }),
+            },
             // A key that may not read administrators has said enough about directory users.
             Err(error) if matches!(error.code(), Code::NotFound | Code::PermissionDenied) => {
-                Err(Error::NotFound {
+                Error::NotFound {
                     what: format!("user {}", clip(id, 64)),
-                })
+                }
             }
-            Err(error) => Err(error),
+            Err(error) => error,
         }
     }
 

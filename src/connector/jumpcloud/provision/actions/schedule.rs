@@ -1,0 +1,119 @@
+//! Changes of state that JumpCloud makes by itself at a given time.
+
+use serde::de::IgnoredAny;
+use serde_json::json;
+
+use super::{
+    super::{
+        super::{
+            JumpCloud,
+            client::{Convention, List, Method, Repeat},
+        },
+        already,
+        confirm::confirm,
+        explained,
+        rows::Scheduled,
+    },
+    Mail, Outcome, START_DATE, plan, written,
+};
+use crate::{
+    connector::{
+        Error,
+        provision::{Change, Done, Effect, Permit},
+    },
+    proto::Struct,
+};
+
+impl JumpCloud {
+    /// Schedules a change of state; one that is scheduled for that very time already is enough.
+    pub(super) async fn schedule(
+        &self,
+        user: &str,
+        state: &'static str,
+        at: jiff::Timestamp,
+        mail: &Mail,
+        change: Change<'_>,
+    ) -> Result<Done<Struct>, Error> {
+        let row = self.changeable_user(user).await?;
+        let start = written(at);
+        let outcome = |effect, job: Option<&str>| {
+            Outcome::new(user, effect)
+                .text("scheduled_job_id", job)
+                .text(START_DATE, Some(&start))
+        };
+        if let Some(job) = self.scheduled(user, state, at).await? {
+            return outcome(already(change), Some(&job)).done();
+        }
+        if state == "SUSPENDED" {
+            self.spare_owner(&row).await?;
+        }
+        let plan = plan(
+            "user.state.schedule",
+            user,
+            json!({"state": row.state}),
+            json!({"state": state, "at": start}),
+        );
+        if change.intend(&plan).await? == Permit::Pretend {
+            return outcome(Effect::Planned, None).done();
+        }
+        let mut body = json!({"user_ids": [user], "state": state, "start_date": start});
+        if let Some(body) = body.as_object_mut() {
+            if let Some(send) = mail.send {
+                body.insert("send_activation_emails".to_owned(), send.into());
+            }
+            if let Some(to) = &mail.to {
+                body.insert("activation_email_override".to_owned(), to.as_str().into());
+            }
+        }
+        let answer = self
+            .client
+            .write::<_, IgnoredAny>(
+                Method::Post,
+                "/api/v2/bulk/userstates",
+                &[],
+                Some(&body),
+                Repeat::UnlessSent,
+            )
+            .await
+            .map(|written| written.request_id)
+            .map_err(|error| explained(error, "schedule changes of users"));
+        let what = format!("scheduling a change of user {user}");
+        let (job, request_id) = confirm(&what, answer, || self.scheduled(user, state, at)).await?;
+        outcome(Effect::Changed, Some(&job))
+            .request(request_id)
+            .done()
+    }
+
+    /// The job that changes the state of a user at this time.
+    async fn scheduled(
+        &self,
+        user: &str,
+        state: &str,
+        at: jiff::Timestamp,
+    ) -> Result<Option<String>, Error> {
+        let list = List {
+            template: "/api/v2/bulk/userstates",
+            ids: Vec::new(),
+            query: vec![("userid", user.to_owned())],
+            convention: Convention::Array,
+        };
+        let mut skip = Some(0);
+        while let Some(from) = skip {
+            let page = self.client.page::<Scheduled>(&list, from).await?;
+            let same = page.items.into_iter().find(|row| {
+                let when = row
+                    .scheduled_date
+                    .as_deref()
+                    .and_then(|date| date.trim().parse::<jiff::Timestamp>().ok());
+                row.system_user_id.as_deref().is_none_or(|id| id == user)
+                    && row.state.as_deref() == Some(state)
+                    && when.is_some_and(|when| when.as_second() == at.as_second())
+            });
+            if let Some(row) = same {
+                return Ok(Some(row.scheduled_job_id.unwrap_or_default()));
+            }
+            skip = page.next_skip;
+        }
+        Ok(None)
+    }
+}
