@@ -19,6 +19,7 @@ mod contract;
 mod control_plane;
 mod daemon;
 mod dispatch;
+mod jumpcloud_accounts;
 mod jumpcloud_client;
 mod jumpcloud_contract;
 mod jumpcloud_sim;

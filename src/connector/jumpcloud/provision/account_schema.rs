@@ -766,15 +766,15 @@ mod tests {
 
     #[test]
     fn a_new_user_is_named_by_profile_then_login_then_address() {
-        let cases: [(&[(&str, Value)], &str, &str); 4] = [
+        let cases: [(_, &str, &str); 4] = [
             (
-                &[("username", string_value("from.profile"))],
+                vec![("username", string_value("from.profile"))],
                 "from.login",
                 "from.profile",
             ),
-            (&[], " from.login ", "from.login"),
-            (&[], "login.address@example.com", "login.address"),
-            (&[], "", "dana.new"),
+            (vec![], " from.login ", "from.login"),
+            (vec![], "login.address@example.com", "login.address"),
+            (vec![], "", "dana.new"),
         ];
         for (profile, login, expected) in cases {
             let user = NewUser::read(&v2::AccountInfo {
@@ -783,7 +783,7 @@ mod tests {
                     address("dana.new@example.com", true),
                 ],
                 login: login.to_owned(),
-                profile: Some(said(profile)),
+                profile: Some(said(&profile)),
                 ..v2::AccountInfo::default()
             })
             .unwrap();

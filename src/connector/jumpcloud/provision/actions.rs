@@ -680,12 +680,12 @@ impl Outcome {
         self.value(name, list_value(texts.iter().map(string_value)))
     }
 
-    fn done(self) -> Result<Done<Struct>, Error> {
-        Ok(Done {
+    fn done(self) -> Done<Struct> {
+        Done {
             value: self.fields,
             effect: self.effect,
             request_ids: self.request_ids,
-        })
+        }
     }
 }
 

@@ -127,23 +127,22 @@ impl JumpCloud {
             }
             _ => Err(error),
         };
-        let id = match self.client.org_id() {
-            Some(id) => id.to_owned(),
-            None => {
-                let list = List {
-                    template: "/api/organizations",
-                    ids: Vec::new(),
-                    query: Vec::new(),
-                    convention: Convention::Wrapped,
-                };
-                let page = match self.client.page::<rows::Organization>(&list, 0).await {
-                    Ok(page) => page,
-                    Err(error) => return unreadable(error),
-                };
-                match page.items.first().and_then(rows::Organization::id) {
-                    Some(id) => id.to_owned(),
-                    None => return Ok(Demands::default()),
-                }
+        let id = if let Some(id) = self.client.org_id() {
+            id.to_owned()
+        } else {
+            let list = List {
+                template: "/api/organizations",
+                ids: Vec::new(),
+                query: Vec::new(),
+                convention: Convention::Wrapped,
+            };
+            let page = match self.client.page::<rows::Organization>(&list, 0).await {
+                Ok(page) => page,
+                Err(error) => return unreadable(error),
+            };
+            match page.items.first().and_then(rows::Organization::id) {
+                Some(id) => id.to_owned(),
+                None => return Ok(Demands::default()),
             }
         };
         let answer: Result<rows::Organization, Error> = self

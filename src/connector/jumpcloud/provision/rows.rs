@@ -76,12 +76,12 @@ pub(super) struct SshKey {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Scheduled {
-    #[serde(deserialize_with = "text")]
-    pub(super) scheduled_job_id: Option<String>,
+    #[serde(rename = "scheduledJobId", deserialize_with = "text")]
+    pub(super) job_id: Option<String>,
     #[serde(deserialize_with = "text")]
     pub(super) system_user_id: Option<String>,
     #[serde(deserialize_with = "text")]
     pub(super) state: Option<String>,
-    #[serde(deserialize_with = "text")]
-    pub(super) scheduled_date: Option<String>,
+    #[serde(rename = "scheduledDate", deserialize_with = "text")]
+    pub(super) date: Option<String>,
 }

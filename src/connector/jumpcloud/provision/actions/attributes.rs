@@ -59,7 +59,7 @@ impl JumpCloud {
         let names: Vec<String> = body.keys().cloned().collect();
         let outcome = |effect| Outcome::new(user, effect).texts("updated_fields", &names);
         if body.is_empty() {
-            return outcome(already(change)).done();
+            return Ok(outcome(already(change)).done());
         }
         owned_here(&row, &names)?;
         let plan = plan(
@@ -69,7 +69,7 @@ impl JumpCloud {
             json!({"fields": names}),
         );
         if change.intend(&plan).await? == Permit::Pretend {
-            return outcome(Effect::Planned).done();
+            return Ok(outcome(Effect::Planned).done());
         }
         let written = self.put_user(user, &Json::Object(body)).await;
         let what = format!("updating user {user}");
@@ -77,7 +77,7 @@ impl JumpCloud {
             self.user_that(user, |row| shows(row, &fields))
         })
         .await?;
-        outcome(Effect::Changed).request(request_id).done()
+        Ok(outcome(Effect::Changed).request(request_id).done())
     }
 }
 

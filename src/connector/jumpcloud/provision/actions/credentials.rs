@@ -43,7 +43,7 @@ impl JumpCloud {
         };
         let expired = |row: &wire::SystemUser| row.password_expired == Some(true);
         if expired(&row) {
-            return outcome(already(change), true).done();
+            return Ok(outcome(already(change), true).done());
         }
         own_password(&row)?;
         if row.activated == Some(false) {
@@ -60,18 +60,18 @@ impl JumpCloud {
             json!({"expired": true}),
         );
         if change.intend(&plan).await? == Permit::Pretend {
-            return outcome(Effect::Planned, false).done();
+            return Ok(outcome(Effect::Planned, false).done());
         }
         let look = || self.user_that(user, expired);
         match self.expire(user).await {
             Ok(request_id) => {
                 // What is promised is the expiry, not the day from which the record shows it.
                 let shown = settle(look).await?.is_some();
-                outcome(Effect::Changed, shown).request(request_id).done()
+                Ok(outcome(Effect::Changed, shown).request(request_id).done())
             }
             Err(error) => {
                 let (_, request_id) = confirm("expiring the password", Err(error), look).await?;
-                outcome(Effect::Changed, true).request(request_id).done()
+                Ok(outcome(Effect::Changed, true).request(request_id).done())
             }
         }
     }
@@ -104,7 +104,7 @@ impl JumpCloud {
             Outcome::new(user, effect).text(EXCLUSION_UNTIL, end)
         };
         if !exempt && !has_factor(&row) {
-            return outcome(already(change), &row).done();
+            return Ok(outcome(already(change), &row).done());
         }
         let plan = plan(
             "user.mfa.reset",
@@ -113,7 +113,7 @@ impl JumpCloud {
             json!({"enrolled": false, "exempt_days": days, "exempt_until": until}),
         );
         if change.intend(&plan).await? == Permit::Pretend {
-            return outcome(Effect::Planned, &row).done();
+            return Ok(outcome(Effect::Planned, &row).done());
         }
         let answer = self
             .client
@@ -133,7 +133,7 @@ impl JumpCloud {
         };
         let what = format!("resetting the second factor of user {user}");
         let (row, request_id) = confirm(&what, answer, || self.user_that(user, reset)).await?;
-        outcome(Effect::Changed, &row).request(request_id).done()
+        Ok(outcome(Effect::Changed, &row).request(request_id).done())
     }
 
     pub(super) async fn remove_ssh_key(
@@ -165,7 +165,7 @@ impl JumpCloud {
         let key = match ids.as_slice() {
             [] => {
                 let id = named.1.then_some(named.0);
-                return Outcome::new(user, already(change)).text(KEY_ID, id).done();
+                return Ok(Outcome::new(user, already(change)).text(KEY_ID, id).done());
             }
             [id] => *id,
             several => {
@@ -185,9 +185,9 @@ impl JumpCloud {
             json!({"keys": keys.len() - 1}),
         );
         if change.intend(&plan).await? == Permit::Pretend {
-            return Outcome::new(user, Effect::Planned)
+            return Ok(Outcome::new(user, Effect::Planned)
                 .text(KEY_ID, Some(key))
-                .done();
+                .done());
         }
         let answer = self
             .client
@@ -208,10 +208,10 @@ impl JumpCloud {
             Ok((!there).then_some(()))
         })
         .await?;
-        Outcome::new(user, Effect::Changed)
+        Ok(Outcome::new(user, Effect::Changed)
             .text(KEY_ID, Some(key))
             .request(request_id)
-            .done()
+            .done())
     }
 
     async fn ssh_keys(&self, user: &str) -> Result<Vec<rows::SshKey>, Error> {

@@ -60,7 +60,7 @@ impl JumpCloud {
                 .texts("dynamic_groups", &dynamic)
         };
         if fixed.is_empty() {
-            return outcome(already(change), &[]).done();
+            return Ok(outcome(already(change), &[]).done());
         }
         let named: Vec<&String> = fixed.iter().take(MAX_NAMED).collect();
         let plan = plan(
@@ -70,7 +70,7 @@ impl JumpCloud {
             json!({"groups": dynamic.len()}),
         );
         if change.intend(&plan).await? == Permit::Pretend {
-            return outcome(Effect::Planned, &fixed).done();
+            return Ok(outcome(Effect::Planned, &fixed).done());
         }
         let total = fixed.len();
         let mut request_ids = Vec::new();
@@ -120,6 +120,6 @@ impl JumpCloud {
                 .then_some(()))
         })
         .await?;
-        outcome(Effect::Changed, &fixed).request(request_ids).done()
+        Ok(outcome(Effect::Changed, &fixed).request(request_ids).done())
     }
 }

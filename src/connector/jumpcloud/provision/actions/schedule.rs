@@ -42,7 +42,7 @@ impl JumpCloud {
                 .text(START_DATE, Some(&start))
         };
         if let Some(job) = self.scheduled(user, state, at).await? {
-            return outcome(already(change), Some(&job)).done();
+            return Ok(outcome(already(change), Some(&job)).done());
         }
         if state == "SUSPENDED" {
             self.spare_owner(&row).await?;
@@ -54,7 +54,7 @@ impl JumpCloud {
             json!({"state": state, "at": start}),
         );
         if change.intend(&plan).await? == Permit::Pretend {
-            return outcome(Effect::Planned, None).done();
+            return Ok(outcome(Effect::Planned, None).done());
         }
         let mut body = json!({"user_ids": [user], "state": state, "start_date": start});
         if let Some(body) = body.as_object_mut() {
@@ -79,9 +79,9 @@ impl JumpCloud {
             .map_err(|error| explained(error, "schedule changes of users"));
         let what = format!("scheduling a change of user {user}");
         let (job, request_id) = confirm(&what, answer, || self.scheduled(user, state, at)).await?;
-        outcome(Effect::Changed, Some(&job))
+        Ok(outcome(Effect::Changed, Some(&job))
             .request(request_id)
-            .done()
+            .done())
     }
 
     /// The job that changes the state of a user at this time.
@@ -102,7 +102,7 @@ impl JumpCloud {
             let page = self.client.page::<Scheduled>(&list, from).await?;
             let same = page.items.into_iter().find(|row| {
                 let when = row
-                    .scheduled_date
+                    .date
                     .as_deref()
                     .and_then(|date| date.trim().parse::<jiff::Timestamp>().ok());
                 row.system_user_id.as_deref().is_none_or(|id| id == user)
@@ -110,7 +110,7 @@ impl JumpCloud {
                     && when.is_some_and(|when| when.as_second() == at.as_second())
             });
             if let Some(row) = same {
-                return Ok(Some(row.scheduled_job_id.unwrap_or_default()));
+                return Ok(Some(row.job_id.unwrap_or_default()));
             }
             skip = page.next_skip;
         }

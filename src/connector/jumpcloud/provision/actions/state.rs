@@ -36,7 +36,7 @@ impl JumpCloud {
         let row = self.changeable_user(user).await?;
         let outcome = |effect| Outcome::new(user, effect).text("state", Some("SUSPENDED"));
         if is_suspended(&row) {
-            return outcome(already(change)).done();
+            return Ok(outcome(already(change)).done());
         }
         self.spare_owner(&row).await?;
         let plan = plan(
@@ -46,13 +46,13 @@ impl JumpCloud {
             json!({"state": "SUSPENDED"}),
         );
         if change.intend(&plan).await? == Permit::Pretend {
-            return outcome(Effect::Planned).done();
+            return Ok(outcome(Effect::Planned).done());
         }
         let written = self.put_state(user, "SUSPENDED").await;
         let what = format!("suspending user {user}");
         let (_, request_id) =
             confirm(&what, written, || self.user_that(user, is_suspended)).await?;
-        outcome(Effect::Changed).request(request_id).done()
+        Ok(outcome(Effect::Changed).request(request_id).done())
     }
 
     pub(super) async fn activate_user(
@@ -64,7 +64,7 @@ impl JumpCloud {
         let row = self.changeable_user(user).await?;
         let outcome = |effect| Outcome::new(user, effect).text("state", Some("ACTIVATED"));
         if is_active(&row) {
-            return outcome(already(change)).done();
+            return Ok(outcome(already(change)).done());
         }
         let staged = is_staged(&row);
         let after = if staged {
@@ -74,7 +74,7 @@ impl JumpCloud {
         };
         let plan = plan(STATE, user, json!({"state": row.state}), after);
         if change.intend(&plan).await? == Permit::Pretend {
-            return outcome(Effect::Planned).done();
+            return Ok(outcome(Effect::Planned).done());
         }
         let (_, request_id) = if staged {
             self.activate_staged(user, mail.body()).await?
@@ -84,7 +84,7 @@ impl JumpCloud {
             let what = format!("activating user {user}");
             confirm(&what, written, || self.user_that(user, is_active)).await?
         };
-        outcome(Effect::Changed).request(request_id).done()
+        Ok(outcome(Effect::Changed).request(request_id).done())
     }
 
     pub(super) async fn unlock_user(
@@ -95,7 +95,7 @@ impl JumpCloud {
         let row = self.changeable_user(user).await?;
         let locked = |row: &wire::SystemUser| row.account_locked == Some(true);
         if !locked(&row) {
-            return Outcome::new(user, already(change)).done();
+            return Ok(Outcome::new(user, already(change)).done());
         }
         let plan = plan(
             "user.unlock",
@@ -104,7 +104,7 @@ impl JumpCloud {
             json!({"locked": false}),
         );
         if change.intend(&plan).await? == Permit::Pretend {
-            return Outcome::new(user, Effect::Planned).done();
+            return Ok(Outcome::new(user, Effect::Planned).done());
         }
         let written = self
             .client
@@ -121,9 +121,9 @@ impl JumpCloud {
         let what = format!("unlocking user {user}");
         let (_, request_id) =
             confirm(&what, written, || self.user_that(user, |row| !locked(row))).await?;
-        Outcome::new(user, Effect::Changed)
+        Ok(Outcome::new(user, Effect::Changed)
             .request(request_id)
-            .done()
+            .done())
     }
 
     async fn put_state(&self, user: &str, state: &str) -> Result<Option<String>, Error> {
