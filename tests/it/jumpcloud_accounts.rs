@@ -655,6 +655,31 @@ async fn a_second_delivery_adopts_the_account_of_the_first_with_a_new_password()
 }
 
 #[tokio::test]
+async fn a_second_delivery_adopts_even_what_only_shows_after_jumpcloud_refused_a_duplicate() {
+    let mut rig = Rig::new().await;
+    // As many as there are in all looks before the second attempt.
+    rig.sim
+        .change_behaviour(|behaviour| behaviour.hide_writes_for_reads = 16);
+    rig.sim
+        .add_fault("/api/systemusers/{id}@always:403")
+        .unwrap();
+    refused(rig.create(&dana(&[])).await, Code::PermissionDenied, "403");
+    rig.sim.clear_faults();
+    let user = rig.sim.user_by_username("dana.new").unwrap();
+    let id: Id = user["_id"].as_str().unwrap().parse().unwrap();
+    rig.deliver_again();
+    let done = rig.create(&dana(&[])).await.unwrap();
+    assert_eq!((done.effect, done.value.existed), (Effect::Changed, false));
+    assert_eq!(
+        done.value.secrets[0].secret.expose_secret(),
+        rig.sim.password_of(id).unwrap().expose_secret()
+    );
+    assert_eq!(rig.sim.writes().count("POST /api/systemusers"), 1);
+    let asked = rig.sim.requests();
+    assert_eq!(asked.count("POST /api/systemusers"), 2);
+}
+
+#[tokio::test]
 async fn a_second_delivery_after_nothing_was_made_makes_the_account() {
     let mut rig = Rig::new().await;
     rig.sim

@@ -119,14 +119,10 @@ impl JumpCloud {
             Some(manager) => Some(self.manager_id(manager).await?),
             None => None,
         };
-        let ours = change.earlier.is_some_and(|plan| plan.operation == CREATE);
+        let ours = is_ours(change);
         let found = if ours {
             // The user of an attempt that was cut off a moment ago may not show yet.
-            let seen = settle(|| async {
-                let found = self.look_up(&user).await?;
-                Ok((found != Found::Nobody).then_some(found))
-            });
-            seen.await?.unwrap_or(Found::Nobody)
+            self.look_up_patiently(&user).await?
         } else {
             self.look_up(&user).await?
         };
@@ -216,7 +212,7 @@ impl JumpCloud {
                     Ok(None) | Err(_) => return Err(error),
                 }
             }
-            Err(error) => return self.refused(user, error).await,
+            Err(error) => return self.refused(user, account, change, error).await,
         };
         let id = match answered {
             Some(id) => id,
@@ -372,25 +368,19 @@ impl JumpCloud {
     }
 
     /// JumpCloud refused a new user. Where that is because it exists, says who it is.
-    async fn refused(&self, user: &NewUser, error: Error) -> Result<Done<Account>, Error> {
+    async fn refused(
+        &self,
+        user: &NewUser,
+        account: &NewAccount,
+        change: Change<'_>,
+        error: Error,
+    ) -> Result<Done<Account>, Error> {
         if !is_duplicate(&error) {
             return Err(error);
         }
-        match self.look_up(user).await? {
-            Found::Same(id) => return self.existing(&id).await,
-            Found::Taken(taken) => return Err(taken.refusal()),
-            Found::Nobody => {}
-        }
-        if let Some(number) = user.fields.texts.get("employeeIdentifier") {
-            let filter = json!({"and": [{"employeeIdentifier": number}]});
-            let hits = self
-                .search(json!({"filter": filter}), "employeeIdentifier")
-                .await?;
-            let owner = hits
-                .iter()
-                .find(|row| row.employee_identifier.as_ref() == Some(number))
-                .and_then(wire::SystemUser::id);
-            if let Some(owner) = owner {
+        let mut found = self.look_up(user).await?;
+        if found == Found::Nobody {
+            if let Some(owner) = self.owner_of_employee_id(user).await? {
                 return Err(Error::Refused {
                     what: format!(
                         "the account cannot be made: the employee ID belongs to user {owner}; change the request, or that \
@@ -398,8 +388,28 @@ impl JumpCloud {
                     ),
                 });
             }
+            // JumpCloud knows somebody whom it does not show yet.
+            found = self.look_up_patiently(user).await?;
         }
-        Err(error)
+        match found {
+            Found::Same(id) if is_ours(change) => self.adopt(&id, user, account, change).await,
+            Found::Same(id) => self.existing(&id).await,
+            Found::Taken(taken) => Err(taken.refusal()),
+            Found::Nobody => Err(error),
+        }
+    }
+
+    async fn owner_of_employee_id(&self, user: &NewUser) -> Result<Option<String>, Error> {
+        let Some(number) = user.fields.texts.get("employeeIdentifier") else {
+            return Ok(None);
+        };
+        let filter = json!({"filter": {"and": [{"employeeIdentifier": number}]}});
+        let hits = self.search(filter, "employeeIdentifier").await?;
+        let owner = hits
+            .iter()
+            .find(|row| row.employee_identifier.as_ref() == Some(number))
+            .and_then(wire::SystemUser::id);
+        Ok(owner.map(str::to_owned))
     }
 
     /// Looks for a user that was just made.
@@ -411,6 +421,14 @@ impl JumpCloud {
             })
         })
         .await
+    }
+
+    async fn look_up_patiently(&self, user: &NewUser) -> Result<Found, Error> {
+        let seen = settle(|| async {
+            let found = self.look_up(user).await?;
+            Ok((found != Found::Nobody).then_some(found))
+        });
+        Ok(seen.await?.unwrap_or(Found::Nobody))
     }
 
     async fn look_up(&self, user: &NewUser) -> Result<Found, Error> {
@@ -571,6 +589,11 @@ impl JumpCloud {
             request_ids: request_id.into_iter().collect(),
         })
     }
+}
+
+/// Whether an earlier attempt at this change got as far as making the account. It saw that there was none.
+fn is_ours(change: Change<'_>) -> bool {
+    change.earlier.is_some_and(|plan| plan.operation == CREATE)
 }
 
 /// A deletion that was repeated, or that somebody else was faster with, finds nothing.
