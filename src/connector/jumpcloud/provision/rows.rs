@@ -1,4 +1,4 @@
-//! What only changes read of JumpCloud, as leniently as [`wire`](super::super::wire) reads the rest.
+//! What only changes read of JumpCloud, as leniently as [`wire`] reads the rest.
 
 use serde::Deserialize;
 
