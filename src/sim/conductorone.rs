@@ -4,7 +4,8 @@
 //! the service to every message, and opens every file that is uploaded. A broken rule is answered with
 //! `InvalidArgument` *and* remembered: [`ConductorOneSim::assert_clean`] fails on it, and so does dropping a simulator
 //! whose breaches nobody has looked at. It never talks to anything but its own port, keeps uploads in a folder of its
-//! own until it is dropped, and never shares code with the client that it judges.
+//! own until it is dropped, and never shares code with the client that it judges,
+//! but for the cryptography that seals and opens secrets, which is judged elsewhere.
 
 use std::{
     fmt,
@@ -22,24 +23,31 @@ use crate::clock::{Clock, SystemClock};
 mod admin;
 mod control;
 mod credentials;
+mod keys;
 mod program;
 mod rules;
 mod script;
 mod server;
 mod service;
 mod state;
+mod synced;
+pub mod tasks;
 mod upload;
 
-pub use control::{Control, full_sync, hello};
+pub use control::Control;
+pub use keys::{KeyKind, Revealed};
 pub use program::{Args, run};
 pub(in crate::sim) use program::{write as write_file, write_credentials};
 pub use script::{
-    Names, Outcome, Script, Step, SyncOptions, TaskSpec, Time, WaitForFinish, WaitForTask,
+    AccountSpec, CredentialSpec, Names, Outcome, Script, Step, SyncOptions, TaskSpec, Time,
+    WaitForFinish, WaitForTask,
 };
 pub use state::{
     Breach, Event, Finish, Heartbeat, Hello, Moment, Poll, Rpc, Stage, TaskState, TokenRequest,
     Upload, kind,
 };
+pub use synced::Synced;
+pub use tasks::{full_sync, hello};
 pub use upload::Summary;
 
 use credentials::{Client, TlsIdentity};

@@ -48,6 +48,8 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
+mod provisioning;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 // A client as plain as can be.

@@ -25,9 +25,10 @@ pub(super) async fn serve(control: Control, listener: TcpListener) {
 }
 
 async fn task(Injected(control): Injected<Control>, body: Bytes) -> Response {
-    let task = serde_json::from_slice::<TaskSpec>(&body)
-        .map_err(anyhow::Error::from)
-        .and_then(|spec| spec.build());
+    let task = match serde_json::from_slice::<TaskSpec>(&body) {
+        Ok(spec) => spec.build(&control).await,
+        Err(error) => Err(error.into()),
+    };
     match task {
         Ok(task) => (
             StatusCode::CREATED,

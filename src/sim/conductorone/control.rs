@@ -5,30 +5,17 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use anyhow::Context as _;
+use secrecy::SecretString;
+
 use super::{
-    Break,
+    Break, KeyKind, Revealed, Synced, keys,
     state::{
-        Breach, Event, Finish, Heartbeat, Hello, Network, Poll, Rpc, Shared, TaskState,
+        Breach, Event, Finish, Heartbeat, Hello, Network, Poll, Rpc, Shared, Stage, TaskState,
         TokenRequest, Upload, kind,
     },
 };
-use crate::proto::baton::{self, task::TaskType};
-
-/// A full-sync task with these options; it gets an id when it is queued.
-pub fn full_sync(options: baton::task::SyncFullTask) -> baton::Task {
-    baton::Task {
-        task_type: Some(TaskType::SyncFull(options)),
-        ..Default::default()
-    }
-}
-
-/// A task that asks for a Hello.
-pub fn hello() -> baton::Task {
-    baton::Task {
-        task_type: Some(TaskType::Hello(baton::task::HelloTask::default())),
-        ..Default::default()
-    }
-}
+use crate::proto::{baton, connector as v2};
 
 /// A handle on a running simulator. All methods are cheap; only the `wait_for_…` ones wait.
 #[derive(Debug, Clone)]
@@ -58,6 +45,35 @@ impl Control {
         })
     }
 
+    /// Hands a task out once more, as if its lease had ended: while it runs, or after its end. `false` when there is no
+    /// such task.
+    pub fn deliver_again(&self, task_id: &str) -> bool {
+        let found = self.0.update(|state| {
+            let task = state.task(task_id)?;
+            task.stage = Stage::Queued;
+            let kind = kind(&task.task);
+            Some((self.0.moment(state), kind))
+        });
+        let Some((moment, kind)) = found else {
+            return false;
+        };
+        self.0
+            .tell(moment, format!("task    {kind} {task_id} queued again"));
+        true
+    }
+
+    /// The objects of the latest uploaded file, for tasks that name them. Blocks for a moment.
+    pub fn synced(&self) -> anyhow::Result<Synced> {
+        let path = self
+            .uploads()
+            .into_iter()
+            .rev()
+            .find(|upload| upload.summary.is_some())
+            .context("no file was uploaded yet")?
+            .path;
+        Synced::open(&path)
+    }
+
     /// A task and what became of it.
     pub fn task(&self, task_id: &str) -> Option<TaskState> {
         self.0.lock().task(task_id).map(|task| task.clone())
@@ -66,6 +82,38 @@ impl Control {
     /// All tasks in the order in which they were queued.
     pub fn tasks(&self) -> Vec<TaskState> {
         self.0.lock().tasks.clone()
+    }
+}
+
+// Secrets.
+impl Control {
+    /// Asks for secrets to be sealed for a key of the simulator, which is made when it is first named.
+    pub fn encrypt_to(&self, key: KeyKind) -> anyhow::Result<v2::EncryptionConfig> {
+        self.0.keys.config(key)
+    }
+
+    /// Seals a password for the connector.
+    pub fn seal(&self, password: &SecretString) -> anyhow::Result<v2::EncryptedData> {
+        keys::seal_for_connector(&self.0.client.secret, password)
+    }
+
+    /// The secrets that the latest end of a task gave, each copy opened.
+    ///
+    /// Fails when there is no such end, and on a secret that no key of the simulator opens.
+    pub fn reveal(&self, task_id: &str) -> anyhow::Result<Vec<Revealed>> {
+        let found = {
+            let mut state = self.0.lock();
+            let finish = state
+                .finishes
+                .iter()
+                .rev()
+                .find(|finish| finish.request.task_id == task_id)
+                .map(|finish| finish.request.clone());
+            finish.zip(state.task(task_id).map(|task| task.task.clone()))
+        };
+        let (finish, task) =
+            found.with_context(|| format!("the task {task_id:?} is not finished"))?;
+        self.0.keys.reveal(task.task_type.as_ref(), &finish)
     }
 }
 
@@ -332,6 +380,29 @@ impl Control {
                     .find(|finish| finish.request.task_id == task_id)
                     .cloned()
             })
+            .await
+    }
+
+    /// Waits until a task has been finished this often, repeats of a lost answer included; answers with the latest.
+    pub async fn wait_for_finishes(
+        &self,
+        task_id: &str,
+        count: usize,
+        timeout: Duration,
+    ) -> anyhow::Result<Finish> {
+        self.0
+            .wait_for(
+                &format!("end {count} of task {task_id}"),
+                timeout,
+                |state| {
+                    state
+                        .finishes
+                        .iter()
+                        .filter(|finish| finish.request.task_id == task_id)
+                        .nth(count.saturating_sub(1))
+                        .cloned()
+                },
+            )
             .await
     }
 

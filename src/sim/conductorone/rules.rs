@@ -17,10 +17,13 @@ use crate::proto::{
         baton_service_finish_task_request::FinalState,
         baton_service_hello_request::{BuildInfo, OsInfo},
         baton_service_upload_asset_request::{UploadData, UploadEof, UploadMetadata},
-        task::TaskType,
     },
     connector as v2,
 };
+
+mod results;
+
+pub(super) use results::broken_by_result;
 
 /// The most annotations that a request of the service may carry.
 const MAX_ANNOTATIONS: usize = 16;
@@ -39,91 +42,6 @@ pub(super) fn broken<M: Rules>(message: &M) -> Vec<Broken> {
     let mut checker = Checker::default();
     message.check(&mut checker);
     checker.broken
-}
-
-/// The rules of `FinishTask` that depend on the type of the task.
-pub(super) fn broken_by_result(
-    request: &BatonServiceFinishTaskRequest,
-    task: Option<&TaskType>,
-) -> Vec<Broken> {
-    let mut at = Checker::default();
-    match &request.final_state {
-        Some(FinalState::Success(success)) => {
-            let expected = response_type(task);
-            match (&success.response, expected) {
-                (None, None) => {}
-                (Some(_), None) => {
-                    at.report("success.response", "must be absent for this type of task");
-                }
-                (None, Some(name)) => {
-                    at.report("success.response", format!("must be a {name}"));
-                }
-                (Some(response), Some(name)) => {
-                    at.response("success.response", response, &name);
-                }
-            }
-            if matches!(task, Some(TaskType::SyncFull(_))) && !success.annotations.is_empty() {
-                at.report("success.annotations", "must be empty for a full sync");
-            }
-            if matches!(task, Some(TaskType::Hello(_))) {
-                at.report("success", "a hello task is answered by Hello alone");
-            }
-            if matches!(
-                task,
-                None | Some(
-                    TaskType::None(_)
-                        | TaskType::EventFeed(_)
-                        | TaskType::CreateSyncDiff(_)
-                        | TaskType::CompactSyncs(_)
-                )
-            ) {
-                at.report(
-                    "success",
-                    "this type of task does not exist in service mode",
-                );
-            }
-        }
-        Some(FinalState::Error(error)) => {
-            if let Some(response) = &error.response {
-                match response_type(task) {
-                    Some(name) => at.response("error.response", response, &name),
-                    None => at.report("error.response", "must be absent for this type of task"),
-                }
-            }
-        }
-        None => {}
-    }
-    at.broken
-}
-
-/// The full name of the message that a successful task of this type answers with.
-fn response_type(task: Option<&TaskType>) -> Option<String> {
-    Some(match task? {
-        TaskType::Grant(_) => v2::GrantManagerServiceGrantResponse::full_name(),
-        TaskType::Revoke(_) => v2::GrantManagerServiceRevokeResponse::full_name(),
-        TaskType::CreateAccount(_) => v2::CreateAccountResponse::full_name(),
-        TaskType::CreateResource(_) => v2::CreateResourceResponse::full_name(),
-        TaskType::DeleteResource(_) => v2::DeleteResourceResponse::full_name(),
-        TaskType::RotateCredentials(_) => v2::RotateCredentialResponse::full_name(),
-        TaskType::IssueCredential(_) => v2::IssueCredentialResponse::full_name(),
-        TaskType::CreateTicketTask(_) => v2::TicketsServiceCreateTicketResponse::full_name(),
-        TaskType::ListTicketSchemas(_) => v2::TicketsServiceListTicketSchemasResponse::full_name(),
-        TaskType::GetTicket(_) => v2::TicketsServiceGetTicketResponse::full_name(),
-        TaskType::BulkCreateTickets(_) => v2::TicketsServiceBulkCreateTicketsResponse::full_name(),
-        TaskType::BulkGetTickets(_) => v2::TicketsServiceBulkGetTicketsResponse::full_name(),
-        TaskType::ActionListSchemas(_) => v2::ListActionSchemasResponse::full_name(),
-        TaskType::ActionGetSchema(_) => v2::GetActionSchemaResponse::full_name(),
-        TaskType::ActionInvoke(_) => v2::InvokeActionResponse::full_name(),
-        TaskType::ActionStatus(_) => v2::GetActionStatusResponse::full_name(),
-        TaskType::ListEventFeeds(_) => v2::ListEventFeedsResponse::full_name(),
-        TaskType::ListEvents(_) => v2::ListEventsResponse::full_name(),
-        TaskType::None(_)
-        | TaskType::Hello(_)
-        | TaskType::SyncFull(_)
-        | TaskType::EventFeed(_)
-        | TaskType::CreateSyncDiff(_)
-        | TaskType::CompactSyncs(_) => return None,
-    })
 }
 
 /// A message whose fields have rules.

@@ -15,11 +15,16 @@ use anyhow::{Context as _, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message as _;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value as Json;
 
-use super::{Break, Control, Rpc, full_sync, hello};
-use crate::proto::{
-    baton::{self, task::TaskType},
-    connector as v2,
+use super::{Break, Control, KeyKind, Rpc, Synced, full_sync, hello, tasks};
+use crate::{
+    model::grant_id,
+    proto::{
+        Timestamp,
+        baton::{self, task::TaskType},
+        connector as v2,
+    },
 };
 
 /// How long a step waits that says nothing about it.
@@ -37,9 +42,13 @@ pub struct Script(Vec<Step>);
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Queues a task.
-    Task(TaskSpec),
+    Task(Box<TaskSpec>),
     /// Lets heartbeats say that a task (by name or id) is cancelled.
     Cancel(String),
+    /// Hands a task (by name or id) out once more, while it runs or after its end.
+    DeliverAgain(String),
+    /// Fails unless a finished task (by name or id) gave secrets that the simulator's keys open.
+    ExpectSecrets(String),
     /// Waits for a Hello.
     WaitForHello(Time),
     /// Waits for the end of a task and checks how it ended.
@@ -99,14 +108,15 @@ pub enum Step {
 }
 
 /// A task in a script.
+///
+/// Fields that the kind does not need are ignored.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TaskSpec {
     /// What later steps call it.
     #[serde(default)]
     pub name: Option<String>,
-    /// `sync_full`, `hello`, `none`, `unknown`, `list_ticket_schemas`, `list_event_feeds`, `list_events`,
-    /// `event_feed`, `action_list_schemas`, `create_sync_diff`, `compact_syncs`, or `raw`.
+    /// The name of a kind of task as [`kind`](super::kind) gives it, or `unknown`, or `raw`.
     pub kind: String,
     /// Options of a `sync_full` task.
     #[serde(default)]
@@ -117,6 +127,74 @@ pub struct TaskSpec {
     /// For the kind `raw`: a `Task` message, serialised, in padded base64.
     #[serde(default)]
     pub message: Option<String>,
+    /// For `grant` and `revoke`: the id of an entitlement.
+    #[serde(default)]
+    pub entitlement: Option<String>,
+    /// For `grant` and `revoke`: `<type>/<id>`.
+    #[serde(default)]
+    pub principal: Option<String>,
+    /// For `delete_resource`, `rotate_credentials` and `issue_credential`: `<type>/<id>`.
+    #[serde(default)]
+    pub resource: Option<String>,
+    /// For `create_account`.
+    #[serde(default)]
+    pub account: AccountSpec,
+    /// For `create_account` and `rotate_credentials`; left out when not given.
+    #[serde(default)]
+    pub credential: Option<CredentialSpec>,
+    /// The person must choose a password at the next sign-in.
+    #[serde(default)]
+    pub force_change: bool,
+    /// The keys of the simulator that secrets are to be sealed for.
+    #[serde(default)]
+    pub encrypt_to: Vec<KeyKind>,
+    /// For `issue_credential`: how long the credential may live.
+    #[serde(default)]
+    pub expires_in: Option<Time>,
+    /// For `create_resource`, `action_list_schemas` and `action_invoke`.
+    #[serde(default)]
+    pub resource_type: String,
+    /// For `create_resource` and for tickets.
+    #[serde(default)]
+    pub display_name: String,
+    /// For `create_resource`.
+    #[serde(default)]
+    pub profile: Json,
+    /// For `action_get_schema`, `action_invoke` and `action_status`.
+    #[serde(default)]
+    pub action: String,
+    /// For `action_invoke`.
+    #[serde(default)]
+    pub args: Json,
+    /// For `action_status` and `get_ticket`: the id of the run, or of the ticket.
+    #[serde(default)]
+    pub id: String,
+}
+
+/// An account in a script.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AccountSpec {
+    /// The login.
+    pub login: String,
+    /// Addresses; the first is the primary one.
+    pub emails: Vec<String>,
+    /// Further logins.
+    pub aliases: Vec<String>,
+    /// An object; its members are those of the account schema.
+    pub profile: Json,
+}
+
+/// A credential in a script.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialSpec {
+    /// One that the connector makes up, of this length.
+    RandomPassword(i64),
+    /// None.
+    NoPassword,
+    /// Sign-in through an identity provider alone.
+    Sso(String),
 }
 
 /// The options of a full-sync task, named as in the message.
@@ -185,7 +263,10 @@ impl<'de> Deserialize<'de> for Time {
 
 impl TaskSpec {
     /// The message that this describes.
-    pub fn build(&self) -> anyhow::Result<baton::Task> {
+    ///
+    /// Entitlements, principals and grants are those of the latest file that `control` got; without one they have
+    /// their ids alone.
+    pub async fn build(&self, control: &Control) -> anyhow::Result<baton::Task> {
         let of = |task_type| baton::Task {
             task_type: Some(task_type),
             ..Default::default()
@@ -195,17 +276,87 @@ impl TaskSpec {
             "hello" => hello(),
             "none" => of(TaskType::None(baton::task::NoneTask::default())),
             "unknown" => baton::Task::default(),
-            "list_ticket_schemas" => of(TaskType::ListTicketSchemas(
-                baton::task::ListTicketSchemasTask::default(),
-            )),
+            "grant" => {
+                let (entitlement, principal) = self.access()?;
+                let (entitlement, principal) = synced(control, move |synced| match synced {
+                    Some(synced) => Ok((
+                        synced.entitlement(&entitlement)?,
+                        synced.resource(&principal.resource_type, &principal.resource)?,
+                    )),
+                    None => Ok((
+                        bare_entitlement(&entitlement)?,
+                        v2::Resource {
+                            id: Some(principal),
+                            ..Default::default()
+                        },
+                    )),
+                })
+                .await?;
+                tasks::grant(entitlement, principal)
+            }
+            "revoke" => {
+                let (entitlement, principal) = self.access()?;
+                let grant = synced(control, move |synced| match synced {
+                    Some(synced) => synced.grant(&entitlement, &principal),
+                    None => Ok(v2::Grant {
+                        id: grant_id(&entitlement, &principal),
+                        entitlement: Some(bare_entitlement(&entitlement)?),
+                        principal: Some(v2::Resource {
+                            id: Some(principal),
+                            ..Default::default()
+                        }),
+                        ..Default::default()
+                    }),
+                })
+                .await?;
+                tasks::revoke(grant)
+            }
+            "create_account" => {
+                tasks::create_account(self.account.build(), self.credential(), self.keys(control)?)
+            }
+            "create_resource" => tasks::create_resource(v2::Resource {
+                id: Some(tasks::resource_id(&self.resource_type, "")),
+                display_name: self.display_name.clone(),
+                profile: Some(tasks::structure(&self.profile)),
+                ..Default::default()
+            }),
+            "delete_resource" => tasks::delete_resource(self.resource()?),
+            "rotate_credentials" => {
+                tasks::rotate_credentials(self.resource()?, self.credential(), self.keys(control)?)
+            }
+            "issue_credential" => {
+                let expires_at = self.expires_in.map(|time| {
+                    let at = control.0.config.clock.now().as_second();
+                    Timestamp {
+                        seconds: at.saturating_add_unsigned(time.0.as_secs()),
+                        nanos: 0,
+                    }
+                });
+                tasks::issue_credential(
+                    self.resource()?,
+                    v2::CredentialIssueOptions::default(),
+                    self.keys(control)?,
+                    expires_at,
+                )
+            }
+            "action_list_schemas" => tasks::action_list_schemas(&self.resource_type),
+            "action_get_schema" => tasks::action_get_schema(&self.action),
+            "action_invoke" => tasks::action_invoke(
+                &self.action,
+                &self.resource_type,
+                tasks::structure(&self.args),
+            ),
+            "action_status" => tasks::action_status(&self.action, &self.id),
+            "create_ticket_task" => tasks::create_ticket(&self.display_name),
+            "bulk_create_tickets" => tasks::bulk_create_tickets(&[self.display_name.as_str()]),
+            "get_ticket" => tasks::get_ticket(&self.id),
+            "bulk_get_tickets" => tasks::bulk_get_tickets(&[self.id.as_str()]),
+            "list_ticket_schemas" => tasks::list_ticket_schemas(),
             "list_event_feeds" => of(TaskType::ListEventFeeds(
                 baton::task::ListEventFeedsTask::default(),
             )),
             "list_events" => of(TaskType::ListEvents(baton::task::ListEventsTask::default())),
             "event_feed" => of(TaskType::EventFeed(baton::task::EventFeedTask::default())),
-            "action_list_schemas" => of(TaskType::ActionListSchemas(
-                baton::task::ActionListSchemasTask::default(),
-            )),
             "create_sync_diff" => of(TaskType::CreateSyncDiff(
                 baton::task::CreateSyncDiffTask::default(),
             )),
@@ -228,6 +379,104 @@ impl TaskSpec {
         task.debug |= self.debug;
         Ok(task)
     }
+
+    fn access(&self) -> anyhow::Result<(String, v2::ResourceId)> {
+        let entitlement = self
+            .entitlement
+            .clone()
+            .with_context(|| format!("a task of kind {} needs the field entitlement", self.kind))?;
+        let principal = self
+            .principal
+            .as_deref()
+            .with_context(|| format!("a task of kind {} needs the field principal", self.kind))?;
+        Ok((entitlement, id_of(principal)?))
+    }
+
+    fn resource(&self) -> anyhow::Result<v2::ResourceId> {
+        let text = self
+            .resource
+            .as_deref()
+            .with_context(|| format!("a task of kind {} needs the field resource", self.kind))?;
+        id_of(text)
+    }
+
+    fn credential(&self) -> Option<v2::CredentialOptions> {
+        let mut options = match self.credential.as_ref()? {
+            CredentialSpec::RandomPassword(length) => tasks::random_password(*length),
+            CredentialSpec::NoPassword => tasks::no_password(),
+            CredentialSpec::Sso(provider) => tasks::sso(provider),
+        };
+        options.force_change_at_next_login = self.force_change;
+        Some(options)
+    }
+
+    fn keys(&self, control: &Control) -> anyhow::Result<Vec<v2::EncryptionConfig>> {
+        self.encrypt_to
+            .iter()
+            .map(|kind| control.encrypt_to(*kind))
+            .collect()
+    }
+}
+
+impl AccountSpec {
+    fn build(&self) -> v2::AccountInfo {
+        v2::AccountInfo {
+            emails: self
+                .emails
+                .iter()
+                .enumerate()
+                .map(|(index, address)| v2::account_info::Email {
+                    address: address.clone(),
+                    is_primary: index == 0,
+                })
+                .collect(),
+            login: self.login.clone(),
+            login_aliases: self.aliases.clone(),
+            profile: Some(tasks::structure(&self.profile)),
+        }
+    }
+}
+
+/// Looks into the latest file, away from the runtime's workers; `None` when there is none.
+async fn synced<T: Send + 'static>(
+    control: &Control,
+    look: impl FnOnce(Option<&Synced>) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let control = control.clone();
+    tokio::task::spawn_blocking(move || {
+        let has_file = control
+            .uploads()
+            .iter()
+            .any(|upload| upload.summary.is_some());
+        let synced = has_file.then(|| control.synced()).transpose()?;
+        look(synced.as_ref())
+    })
+    .await
+    .context("reading the latest file panicked")?
+}
+
+/// An entitlement as far as its id tells: `<type>:<id>`, with or without a slug behind.
+fn bare_entitlement(id: &str) -> anyhow::Result<v2::Entitlement> {
+    let (kind, rest) = id.split_once(':').with_context(|| {
+        format!("the entitlement {id:?} must have the form <type>:<id> or <type>:<id>:<slug>")
+    })?;
+    let (resource, slug) = rest.rsplit_once(':').unwrap_or((rest, ""));
+    Ok(v2::Entitlement {
+        id: id.to_owned(),
+        slug: slug.to_owned(),
+        resource: Some(v2::Resource {
+            id: Some(tasks::resource_id(kind, resource)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
+
+fn id_of(text: &str) -> anyhow::Result<v2::ResourceId> {
+    let (kind, id) = text
+        .split_once('/')
+        .with_context(|| format!("{text:?} must have the form <type>/<id>"))?;
+    Ok(tasks::resource_id(kind, id))
 }
 
 impl SyncOptions {
@@ -236,15 +485,8 @@ impl SyncOptions {
             .targeted_sync_resources
             .iter()
             .map(|text| {
-                let (kind, id) = text
-                    .split_once('/')
-                    .with_context(|| format!("{text:?} must have the form <type>/<id>"))?;
                 Ok(v2::Resource {
-                    id: Some(v2::ResourceId {
-                        resource_type: kind.to_owned(),
-                        resource: id.to_owned(),
-                        ..Default::default()
-                    }),
+                    id: Some(id_of(text)?),
                     ..Default::default()
                 })
             })
@@ -301,7 +543,7 @@ impl Step {
         let patience = |within: &Option<Time>| within.map_or(PATIENCE, |time| time.0);
         match self {
             Self::Task(spec) => {
-                let id = control.enqueue(spec.build()?);
+                let id = control.enqueue(spec.build(control).await?);
                 if let Some(name) = &spec.name {
                     names.0.insert(name.clone(), id);
                 }
@@ -309,6 +551,14 @@ impl Step {
             Self::Cancel(task) => ensure!(
                 control.cancel(names.id(task)),
                 "there is no task {task:?} to cancel"
+            ),
+            Self::DeliverAgain(task) => ensure!(
+                control.deliver_again(names.id(task)),
+                "there is no task {task:?} to hand out again"
+            ),
+            Self::ExpectSecrets(task) => ensure!(
+                !control.reveal(names.id(task))?.is_empty(),
+                "the task {task:?} gave no secrets"
             ),
             Self::WaitForHello(within) => drop(control.wait_for_hello(within.0).await?),
             Self::WaitForFinish(wait) => {

@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt as _, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Break,
+    Break, Revealed,
     credentials::hex,
     rules::{self, Rules},
     server::Connection,
@@ -509,7 +509,14 @@ impl BatonService for Service {
             return self.breach(RPC, "task_id", "names a task that is finished");
         }
         let task_type = task.task.task_type.as_ref();
-        self.record(RPC, rules::broken_by_result(&request, task_type))?;
+        self.record(RPC, rules::broken_by_result(&request, &task.task))?;
+        let secrets = match shared.keys.reveal(task_type, &request) {
+            Ok(secrets) => secrets,
+            Err(error) => return self.breach(RPC, "success.response", &format!("{error:#}")),
+        };
+        if secrets.iter().any(|secret| secret.is_in(&request)) {
+            return self.breach(RPC, "", "holds a secret in the clear");
+        }
         let finish = Finish {
             moment: shared.update(|state| shared.moment(state)),
             request,
@@ -547,6 +554,17 @@ impl BatonService for Service {
             lost
         });
         shared.tell(moment, text);
+        for secret in &secrets {
+            let Revealed { name, key, .. } = secret;
+            let shown = secret.masked();
+            shared.tell(
+                moment,
+                format!(
+                    "secret  {name} of {} opened with the key {key:?}: {shown}",
+                    task.task.id
+                ),
+            );
+        }
         if lost {
             return Err(Status::unavailable(
                 "the simulator was told to lose this answer",

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Config,
     credentials::{Client, Refusal, Tokens},
+    keys::Keys,
     upload::Summary,
 };
 use crate::proto::baton::{self, baton_service_finish_task_request::FinalState, task::TaskType};
@@ -270,6 +271,7 @@ pub(super) enum Network {
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) client: Client,
+    pub(super) keys: Keys,
     pub(super) folder: PathBuf,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
@@ -303,6 +305,7 @@ impl Shared {
         Arc::new(Self {
             config,
             client,
+            keys: Keys::default(),
             folder,
             state: Mutex::new(state),
             changed: watch::channel(0).0,

@@ -74,7 +74,7 @@ pub(super) fn inspect(path: &Path, with_rows: bool) -> anyhow::Result<Summary> {
 }
 
 /// Unpacks the one zstd frame after the magic bytes; answers with the unpacked size.
-fn unpack(path: &Path, mut target: &File) -> anyhow::Result<u64> {
+pub(super) fn unpack(path: &Path, mut target: &File) -> anyhow::Result<u64> {
     let mut file = File::open(path).context("the upload cannot be opened again")?;
     let mut magic = [0; 5];
     file.read_exact(&mut magic)
