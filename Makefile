@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim image clean
+.PHONY: help build demo test test-process crash fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim image clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -25,6 +25,9 @@ test: ## Run all tests, then search everything that they printed for test secret
 
 test-process: ## Run only the tests that start the real binary
 	$(CARGO) test --locked $(FEATURES) --test it process:: recovery::
+
+crash: ## Kill the daemon in the middle of changes, 200 times, and look for a second effect
+	$(CARGO) test --locked $(FEATURES) --test it two_hundred_deaths -- --ignored --nocapture
 
 fmt: ## Format the code
 	$(CARGO) fmt

@@ -19,9 +19,11 @@ use crate::{
         },
     },
     control_plane::{self, GrpcControlPlane, channel::ProxyRules, credentials::Credentials},
+    crypto::jwk::Ed25519Jwk,
     dispatch,
     error::{Classify, Code, chain},
     handlers::{self, full_sync},
+    provisioning::{self, Provisioning},
     supervisor::Supervisor,
     syncer::{self, NoProgress, Progress, Report, SyncRequest},
     telemetry::{
@@ -29,6 +31,10 @@ use crate::{
         progress::{Bars, LogLines},
     },
 };
+
+mod change;
+
+pub use self::change::change_once;
 
 /// How long parts besides the tasks may take to end; a part of the grace period.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -89,9 +95,37 @@ fn jumpcloud(config: &Config, client: Client) -> JumpCloud {
         jumpcloud::Settings {
             merge_administrators: config.jumpcloud.merge_administrators,
             work_dir: config.work_dir.clone(),
-            allowed: jumpcloud::Allowed::default(),
+            allowed: jumpcloud::Allowed {
+                account_deletion: config.provisioning.allow_account_deletion,
+                administrator_roles: config.provisioning.allow_administrator_roles,
+            },
         },
     )
+}
+
+/// What makes changes with that connector.
+fn provisioning(
+    config: &Config,
+    connector: &Arc<JumpCloud>,
+    supervisor: &Supervisor,
+    key: Option<Ed25519Jwk>,
+) -> Arc<Provisioning> {
+    let settings = &config.provisioning;
+    Arc::new(Provisioning::new(
+        Arc::clone(connector) as _,
+        Arc::new(SystemClock),
+        supervisor.clone(),
+        provisioning::Settings {
+            audit_log: settings.audit_log.clone(),
+            key,
+            #[cfg(feature = "simulator")]
+            observer: settings
+                .simulate_crash_at
+                .as_deref()
+                .map(crate::sim::crash::at),
+            ..provisioning::Settings::new(settings.mode, config.work_dir.clone())
+        },
+    ))
 }
 
 /// A supervisor that obeys signals; the second one ends the process at once.
@@ -129,6 +163,7 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         service.client_secret.value(),
     )
     .map_err(|error| unusable(&error))?;
+    let key = credentials.client_secret.key().clone();
     let clock = Arc::new(SystemClock);
     let started = clock.now();
     let supervisor = supervised()?;
@@ -144,7 +179,9 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
     })
     .map_err(|error| unusable(&error))?;
     let client = jumpcloud_client(config).map_err(|error| unusable(&error))?;
-    let connector: Arc<dyn Connector> = Arc::new(jumpcloud(config, client));
+    let connector = Arc::new(jumpcloud(config, client));
+    let provisioning = provisioning(config, &connector, &supervisor, Some(key));
+    let connector: Arc<dyn Connector> = connector;
     let health = Arc::new(health::Health::new());
     let stop_admin = CancellationToken::new();
     if let Some(address) = &config.health {
@@ -166,12 +203,13 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         supervisor.spawn("admin", admin::serve(listener, shown, stop_admin.clone()));
     }
     full_sync::remove_stale(&config.work_dir, started).await;
+    provisioning.start().await;
     let registry = handlers::Registry::new(
         &connector,
         clock,
         handlers::Settings {
             work_dir: config.work_dir.clone(),
-            provisioning: config.provisioning,
+            provisioning: Arc::clone(&provisioning),
             sync: full_sync::LocalOptions {
                 resource_type_ids: config.sync.resource_types.clone(),
                 workers: config.sync.workers,

@@ -29,7 +29,7 @@ mod schema;
 pub use self::{
     documentation::{BEGIN_MARKER, END_MARKER, configuration_table},
     health_check::health_check,
-    schema::{capabilities_json, config_schema_json},
+    schema::{answer_json, capabilities_json, config_schema_json},
 };
 
 /// The name of the product on the command line.
@@ -40,7 +40,7 @@ pub const NAME: &str = "baton-jumpcloud";
 pub enum Command {
     /// Serve ConductorOne until a signal comes; [`Config::service`] is present.
     Run(Box<Config>),
-    /// Write one file and end; [`Config::service`] is absent.
+    /// Do [`Config::operation`] and end; [`Config::service`] is absent.
     OneShot(Box<Config>),
     /// Ask a running daemon for its health.
     HealthCheck(HealthCheck),
@@ -168,7 +168,7 @@ where
 /// The definitions of all commands and flags.
 pub fn definition() -> Definition {
     Definition::new(NAME)
-        .about("Connects JumpCloud to ConductorOne: serves ConductorOne when client-id is set, else writes one file.")
+        .about("Connects JumpCloud to ConductorOne: serves ConductorOne when client-id is set, else writes one file or makes one change.")
         .after_help(after_help())
         .disable_version_flag(true)
         .args_override_self(true)
@@ -231,11 +231,14 @@ fn argument(setting: &'static Setting) -> Arg {
         None => argument,
     };
     match setting.kind {
-        Kind::Switch => argument
+        Kind::Switch | Kind::Mode => argument
             .num_args(0..=1)
             .require_equals(true)
             .default_missing_value("true")
-            .value_name("BOOL")
+            .value_name(match setting.kind {
+                Kind::Mode => "MODE",
+                _ => "BOOL",
+            })
             .action(ArgAction::Set),
         Kind::List => argument
             .value_name("LIST")
@@ -246,7 +249,7 @@ fn argument(setting: &'static Setting) -> Arg {
                 Kind::Integer => "NUMBER",
                 Kind::Duration => "DURATION",
                 Kind::Path => "PATH",
-                Kind::Text | Kind::Secret | Kind::Switch | Kind::List => "TEXT",
+                _ => "TEXT",
             })
             .allow_hyphen_values(true)
             .action(ArgAction::Set),
@@ -255,7 +258,9 @@ fn argument(setting: &'static Setting) -> Arg {
 
 fn help(setting: &Setting) -> String {
     let default = match setting.default {
-        Some(default) if setting.kind != Kind::Switch => format!(" [default: {default}]"),
+        Some(default) if !matches!(setting.kind, Kind::Switch | Kind::Mode) => {
+            format!(" [default: {default}]")
+        }
         _ => String::new(),
     };
     format!("{}{default} [env: {}]", setting.help, setting.variable())

@@ -17,6 +17,7 @@ use crate::{
 
 pub mod bid;
 mod file;
+mod operation;
 pub mod secret;
 pub mod settings;
 pub mod source;
@@ -24,6 +25,7 @@ mod validate;
 mod values;
 
 pub use self::{
+    operation::Operation,
     secret::{Secret, SecretOrigin},
     source::{ManualSource, Source, SystemSource},
     validate::{health_address, resolve},
@@ -45,8 +47,12 @@ pub struct Config {
     pub jumpcloud: JumpCloud,
     /// What a sync reads.
     pub sync: SyncOptions,
-    /// Whether ConductorOne may change JumpCloud.
-    pub provisioning: bool,
+    /// What a one-shot run does.
+    pub operation: Operation,
+    /// The age recipient that passwords made up in a one-shot run are encrypted to.
+    pub encrypt_to: Option<String>,
+    /// What may be changed in JumpCloud, and how that is recorded.
+    pub provisioning: Provisioning,
     /// Folder for temporary files; exists and is writable.
     pub work_dir: PathBuf,
     /// PEM certificates trusted beside the system's, for JumpCloud and ConductorOne; at least one when present.
@@ -62,6 +68,34 @@ pub struct Config {
     /// What the operator should know about settings without effect; to be logged once, at start.
     pub notices: Vec<String>,
     resolved: BTreeMap<&'static str, Resolved>,
+}
+
+/// What may be changed, and how that is recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provisioning {
+    /// Whether anything is changed. A one-shot run that is told to make a change counts as allowed.
+    pub mode: ProvisioningMode,
+    /// Directory users may be deleted.
+    pub allow_account_deletion: bool,
+    /// Administrator roles may be granted and revoked.
+    pub allow_administrator_roles: bool,
+    /// File that the audit trail is appended to.
+    pub audit_log: Option<PathBuf>,
+    /// A step of a change, or `step:n`, at which the process kills itself.
+    #[cfg(feature = "simulator")]
+    pub simulate_crash_at: Option<String>,
+}
+
+/// Whether changes are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ProvisioningMode {
+    /// Every change is refused.
+    #[default]
+    Off,
+    /// Changes are made.
+    On,
+    /// Changes are planned, checked and reported, and nothing is written.
+    DryRun,
 }
 
 /// How to reach ConductorOne.
@@ -314,9 +348,7 @@ pub enum Error {
         service: bool,
     },
     /// A one-shot operation was asked for that this version does not have.
-    #[error(
-        "--{flag}: {operation} is not supported by this connector version: it syncs JumpCloud and changes nothing"
-    )]
+    #[error("--{flag}: {operation} is not supported by this connector version")]
     Unsupported {
         /// The flag that asks for it.
         flag: &'static str,

@@ -13,10 +13,11 @@
 //! | `sync_full` | the uploaded file, then success without response and annotations |
 //! | `list_event_feeds` | an empty list: this connector has no event feeds |
 //! | `list_events` | `NotFound`, not retryable: no feed exists under any name |
-//! | `list_action_schemas` | an empty list: this connector has no actions |
-//! | `get_action_schema`, `action_status` | `NotFound`; `InvalidArgument` where the name or the id is empty |
-//! | `grant`, `revoke`, `create_account`, `create_resource`, `delete_resource`, `rotate_credential`, `issue_credential` | `FailedPrecondition` "provisioning is not enabled" while the switch is off, else `Unimplemented`; not retryable |
-//! | `invoke_action`, tickets, `event_feed`, `create_sync_diff`, `compact_syncs`, and kinds this version does not know | `Unimplemented`, not retryable |
+//! | `grant`, `revoke`, `create_account`, `create_resource`, `delete_resource`, `rotate_credential` | what [`crate::provisioning`] made of it; `FailedPrecondition` while provisioning is off, and in a dry run with the plan; not retryable |
+//! | `issue_credential` | `Unimplemented`, not retryable (`FailedPrecondition` while provisioning is off) |
+//! | `list_action_schemas`, `get_action_schema` | the schemas; `NotFound` for a name that is not there |
+//! | `invoke_action`, `action_status` | the state of the run; the first fails with the run |
+//! | tickets, `event_feed`, `create_sync_diff`, `compact_syncs`, and kinds this version does not know | `Unimplemented`, not retryable |
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
@@ -32,10 +33,12 @@ use crate::{
         Any,
         baton::{self, task::TaskType},
     },
+    provisioning::{self, Provisioning},
     syncer,
 };
 
 pub mod actions;
+pub mod changes;
 pub mod event_feeds;
 pub mod full_sync;
 pub mod hello;
@@ -168,19 +171,15 @@ impl Kind {
         }
     }
 
-    /// Whether the kind changes the directory, so that it needs the provisioning switch.
-    ///
-    /// Actions and tickets are not gated by this switch.
-    pub const fn is_provisioning(self) -> bool {
+    /// Whether the kind is about tickets.
+    pub const fn is_ticketing(self) -> bool {
         matches!(
             self,
-            Self::Grant
-                | Self::Revoke
-                | Self::CreateAccount
-                | Self::CreateResource
-                | Self::DeleteResource
-                | Self::RotateCredentials
-                | Self::IssueCredential
+            Self::CreateTicket
+                | Self::ListTicketSchemas
+                | Self::GetTicket
+                | Self::BulkCreateTickets
+                | Self::BulkGetTickets
         )
     }
 }
@@ -259,9 +258,29 @@ pub enum Error {
     /// The task has no type, or one that did not exist when this version was built.
     #[error("the task has no type that baton-jumpcloud {version} knows; a newer version may", version = env!("CARGO_PKG_VERSION"))]
     UnknownType,
-    /// The kind changes the directory and the operator has not allowed that.
-    #[error("provisioning is not enabled")]
-    ProvisioningOff,
+    /// The contract has it, and JumpCloud has nothing of the kind.
+    #[error("this connector does not support {what}")]
+    NotOffered {
+        /// What was asked for, and why there is none.
+        what: &'static str,
+    },
+    /// Provisioning is a dry run, so nothing was changed.
+    #[error("{plan}")]
+    DryRun {
+        /// What would have been done.
+        plan: String,
+    },
+    /// The change was not made, or is not known to be.
+    #[error(transparent)]
+    Provisioning(#[from] provisioning::Error),
+    /// The action that the task asked for has run and failed.
+    #[error("{message}")]
+    ActionFailed {
+        /// The code of the failure.
+        code: Code,
+        /// Its own words.
+        message: String,
+    },
     /// The task lacks a field, or has one in the wrong form.
     #[error("malformed {kind} task: {problem}")]
     Malformed {
@@ -302,13 +321,30 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether this connector, as it is configured, refuses such tasks altogether.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Unsupported { .. }
+                | Self::UnknownType
+                | Self::NotOffered { .. }
+                | Self::DryRun { .. }
+                | Self::Provisioning(provisioning::Error::Off)
+        )
+    }
+}
+
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::Unsupported { .. }
             | Self::UnknownType
-            | Self::ProvisioningOff
+            | Self::NotOffered { .. }
+            | Self::DryRun { .. }
             | Self::Malformed { .. } => Class::Permanent,
+            Self::ActionFailed { code, .. } => code.class(),
+            Self::Provisioning(error) => error.class(),
             Self::NotFound { .. } => Class::NotFound,
             Self::Stopped => Class::Cancelled,
             Self::Connector(error) => error.class(),
@@ -320,8 +356,12 @@ impl Classify for Error {
 
     fn code(&self) -> Code {
         match self {
-            Self::Unsupported { .. } | Self::UnknownType => Code::Unimplemented,
-            Self::ProvisioningOff => Code::FailedPrecondition,
+            Self::Unsupported { .. } | Self::UnknownType | Self::NotOffered { .. } => {
+                Code::Unimplemented
+            }
+            Self::DryRun { .. } => Code::FailedPrecondition,
+            Self::Provisioning(error) => error.code(),
+            Self::ActionFailed { code, .. } => *code,
             Self::Malformed { .. } => Code::InvalidArgument,
             Self::NotFound { .. } => Code::NotFound,
             Self::Stopped => Code::Cancelled,
@@ -338,8 +378,8 @@ impl Classify for Error {
 pub struct Settings {
     /// Folder of temporary files; must exist and be writable.
     pub work_dir: PathBuf,
-    /// Whether tasks may change the directory.
-    pub provisioning: bool,
+    /// What makes changes.
+    pub provisioning: Arc<Provisioning>,
     /// What local flags say about syncs.
     pub sync: full_sync::LocalOptions,
 }
@@ -386,14 +426,32 @@ impl Registry {
         let event_feeds: Arc<dyn TaskHandler> = Arc::new(event_feeds::EventFeeds);
         by_kind.insert(Kind::ListEventFeeds, Arc::clone(&event_feeds));
         by_kind.insert(Kind::ListEvents, event_feeds);
-        let actions: Arc<dyn TaskHandler> = Arc::new(actions::Actions);
-        by_kind.insert(Kind::ActionListSchemas, Arc::clone(&actions));
-        by_kind.insert(Kind::ActionGetSchema, Arc::clone(&actions));
-        by_kind.insert(Kind::ActionStatus, actions);
+        let actions: Arc<dyn TaskHandler> =
+            Arc::new(actions::Actions::new(Arc::clone(&settings.provisioning)));
+        for kind in [
+            Kind::ActionListSchemas,
+            Kind::ActionGetSchema,
+            Kind::ActionInvoke,
+            Kind::ActionStatus,
+        ] {
+            by_kind.insert(kind, Arc::clone(&actions));
+        }
+        let changes: Arc<dyn TaskHandler> = Arc::new(changes::Changes::new(settings.provisioning));
+        for kind in [
+            Kind::Grant,
+            Kind::Revoke,
+            Kind::CreateAccount,
+            Kind::CreateResource,
+            Kind::DeleteResource,
+            Kind::RotateCredentials,
+            Kind::IssueCredential,
+        ] {
+            by_kind.insert(kind, Arc::clone(&changes));
+        }
         Self {
             announcement,
             by_kind,
-            fallback: Arc::new(unsupported::Unsupported::new(settings.provisioning)),
+            fallback: Arc::new(unsupported::Unsupported),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A self-hosted JumpCloud connector for ConductorOne.
 //!
 //! ```text
-//! control_plane ──► dispatch ──► handlers ──► connector (jumpcloud ──► http)
+//! control_plane ──► dispatch ──► handlers ──► provisioning ──► connector (jumpcloud ──► http)
 //!       ▲                           │  └────► syncer ──► c1z
 //!       └────────── upload ─────────┴───────────────────┘
 //! below all: model proto error clock config telemetry crypto supervisor      above all: app, cli, main
@@ -26,6 +26,7 @@ pub mod handlers;
 pub mod http;
 pub mod model;
 pub mod proto;
+pub mod provisioning;
 #[cfg(feature = "simulator")]
 pub mod sim;
 pub mod supervisor;

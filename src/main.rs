@@ -6,7 +6,7 @@ use baton_jumpcloud::{
     app,
     cli::{self, Command},
     clock::SystemClock,
-    config::{Config, SystemSource},
+    config::{Config, Operation, SystemSource},
     connector::jumpcloud,
     telemetry::{self, LogControl},
 };
@@ -62,7 +62,11 @@ fn run() -> Result<(), End> {
         }
         Command::OneShot(config) => {
             let log = start(&config)?;
-            block_on(app::sync_once(&config, &log))?.map_err(End::from)
+            if config.operation == Operation::Sync {
+                return block_on(app::sync_once(&config, &log))?.map_err(End::from);
+            }
+            let answer = block_on(app::change_once(&config))?.map_err(End::from)?;
+            print(&cli::answer_json(&answer)?)
         }
         Command::HealthCheck(check) => Ok(block_on(cli::health_check(&check))??),
         Command::ConfigSchema => print(&cli::config_schema_json()?),

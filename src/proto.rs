@@ -82,3 +82,34 @@ pub fn list_value(items: impl IntoIterator<Item = Value>) -> Value {
         })),
     }
 }
+
+/// A JSON object as a `google.protobuf.Struct`; numbers beyond 53 bits lose precision, as in every Struct.
+pub fn structure(members: serde_json::Map<String, serde_json::Value>) -> Struct {
+    Struct {
+        fields: members
+            .into_iter()
+            .map(|(name, member)| (name, value(member)))
+            .collect(),
+    }
+}
+
+fn value(json: serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(flag) => Kind::BoolValue(flag),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
+        Json::String(text) => Kind::StringValue(text),
+        Json::Array(items) => return list_value(items.into_iter().map(value)),
+        Json::Object(members) => Kind::StructValue(structure(members)),
+    };
+    Value { kind: Some(kind) }
+}
+
+/// The text of a member, where it is one and not empty.
+pub fn text_field<'a>(object: &'a Struct, name: &str) -> Option<&'a str> {
+    match object.fields.get(name)?.kind.as_ref()? {
+        Kind::StringValue(text) if !text.is_empty() => Some(text),
+        _ => None,
+    }
+}

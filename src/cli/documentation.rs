@@ -68,7 +68,12 @@ fn row(argument: &Arg) -> String {
         Some(setting) => match (setting.default, setting.kind) {
             (
                 Some(default),
-                Kind::Text | Kind::Path | Kind::Duration | Kind::Integer | Kind::Switch,
+                Kind::Text
+                | Kind::Path
+                | Kind::Duration
+                | Kind::Integer
+                | Kind::Switch
+                | Kind::Mode,
             ) => {
                 format!("`{default}`")
             }

@@ -3,7 +3,7 @@
 use super::{CliError, protojson};
 use crate::{
     config::settings::{self, Kind},
-    proto::{config as v1, connector as v2, pack},
+    proto::{Any, config as v1, connector as v2, pack},
 };
 
 /// The common settings that ConductorOne shows to operators, in the order of the Go SDK.
@@ -42,6 +42,16 @@ pub fn config_schema_json() -> Result<String, CliError> {
 /// The output of `capabilities`: an `Any` of `ConnectorCapabilities` as JSON with an indent of two, without a line end.
 pub fn capabilities_json(capabilities: &v2::ConnectorCapabilities) -> Result<String, CliError> {
     rendered(protojson::render(&pack(capabilities)))
+}
+
+/// The messages that a one-shot change answers with, as JSON with an indent of two and a line end each.
+pub fn answer_json(messages: &[Any]) -> Result<String, CliError> {
+    let mut text = String::new();
+    for message in messages {
+        text.push_str(&rendered(protojson::render(message))?);
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 fn rendered(result: Result<String, String>) -> Result<String, CliError> {
@@ -115,7 +125,7 @@ fn field(name: &str, title: &str, is_ops: bool) -> v1::Field {
             ..v1::IntField::default()
         }),
         Kind::List => v1::field::Field::StringSliceField(v1::StringSliceField::default()),
-        Kind::Text | Kind::Secret | Kind::Path | Kind::Duration => {
+        Kind::Text | Kind::Mode | Kind::Secret | Kind::Path | Kind::Duration => {
             v1::field::Field::StringField(v1::StringField {
                 default_value: default.to_owned(),
                 rules: (name == "region").then(|| v1::StringRules {

@@ -156,7 +156,7 @@ fn raw(setting: &Setting, value: Value) -> Result<Option<Raw>, String> {
     match (setting.kind, value) {
         (_, Value::Null) => Ok(None),
         (_, Value::String(text)) => Ok((!text.is_empty()).then_some(Raw::Text(text))),
-        (Kind::Switch, Value::Bool(value)) => Ok(Some(Raw::Text(value.to_string()))),
+        (Kind::Switch | Kind::Mode, Value::Bool(value)) => Ok(Some(Raw::Text(value.to_string()))),
         (Kind::Integer, Value::Number(number)) if number.is_i64() || number.is_u64() => {
             Ok(Some(Raw::Text(number.to_string())))
         }
@@ -194,6 +194,7 @@ fn expected(kind: Kind) -> &'static str {
     match kind {
         Kind::Text | Kind::Secret | Kind::Path => "a text (in quotes when it looks like a number)",
         Kind::Switch => "true or false",
+        Kind::Mode => "true, false or dry-run",
         Kind::Integer => "a whole number",
         Kind::List => "a list of texts",
         Kind::Duration => "a length of time such as 25s",

@@ -13,6 +13,8 @@ pub enum Kind {
     Secret,
     /// `true` or `false`; the bare flag means `true`.
     Switch,
+    /// `true`, `false` or `dry-run`; the bare flag means `true`.
+    Mode,
     /// A whole number.
     Integer,
     /// Texts; the flag may be repeated, and one text may hold several separated by commas.
@@ -125,8 +127,10 @@ pub fn find(name: &str) -> Option<&'static Setting> {
 
 const JUMPCLOUD: &str = "JumpCloud";
 const CONDUCTOR_ONE: &str = "ConductorOne";
+const PROVISIONING: &str = "Changes";
 const SYNC: &str = "Sync";
 const ONE_SHOT: &str = "One-shot run";
+const CHANGE: &str = "One change (one-shot run)";
 const RESOURCES: &str = "Network and files";
 const HEALTH: &str = "Health";
 const LOGS: &str = "Logs";
@@ -258,12 +262,40 @@ pub const SETTINGS: &[Setting] = &[
     .default("25s"),
     Setting::new(
         "provisioning",
-        Kind::Switch,
-        CONDUCTOR_ONE,
-        "Allow ConductorOne to change JumpCloud; this version syncs only and refuses changes either way.",
+        Kind::Mode,
+        PROVISIONING,
+        "Allow changes of JumpCloud: true, false, or dry-run to plan, check and report them without writing.",
     )
     .short('p')
     .default("false"),
+    Setting::new(
+        "allow-account-deletion",
+        Kind::Switch,
+        PROVISIONING,
+        "Allow directory users to be deleted, beside provisioning.",
+    )
+    .default("false"),
+    Setting::new(
+        "allow-administrator-roles",
+        Kind::Switch,
+        PROVISIONING,
+        "Allow administrator roles to be granted and revoked, beside provisioning. This makes and deletes administrators.",
+    )
+    .default("false"),
+    Setting::new(
+        "audit-log",
+        Kind::Path,
+        PROVISIONING,
+        "Append one JSON line for each change to this file, beside the log.",
+    ),
+    #[cfg(feature = "simulator")]
+    Setting::new(
+        "simulate-crash-at",
+        Kind::Text,
+        PROVISIONING,
+        "Kill the process at this step of a change, or at its n-th time as step:n. For tests only.",
+    )
+    .hidden(),
     Setting::new(
         "sync-resource-types",
         Kind::List,
@@ -524,18 +556,135 @@ pub const SETTINGS: &[Setting] = &[
         "Refused, as external-resource-c1z.",
     )
     .treated(EXTERNAL),
-    Setting::unsupported("grant-entitlement", Kind::Text, "granting an entitlement"),
-    Setting::unsupported("grant-principal", Kind::Text, "granting an entitlement"),
-    Setting::unsupported("grant-principal-type", Kind::Text, "granting an entitlement"),
-    Setting::unsupported("revoke-grant", Kind::Text, "revoking a grant"),
-    Setting::unsupported("create-account-login", Kind::Text, "creating an account"),
-    Setting::unsupported("create-account-email", Kind::Text, "creating an account"),
-    Setting::unsupported("create-account-profile", Kind::Text, "creating an account"),
-    Setting::unsupported("create-account-resource-type", Kind::Text, "creating an account"),
-    Setting::unsupported("delete-resource", Kind::Text, "deleting a resource"),
-    Setting::unsupported("delete-resource-type", Kind::Text, "deleting a resource"),
-    Setting::unsupported("rotate-credentials", Kind::Text, "rotating credentials"),
-    Setting::unsupported("rotate-credentials-type", Kind::Text, "rotating credentials"),
+    Setting::new(
+        "grant-entitlement",
+        Kind::Text,
+        CHANGE,
+        "Grant this entitlement of the file to grant-principal, instead of syncing.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "grant-principal",
+        Kind::Text,
+        CHANGE,
+        "The id of the resource that gets grant-entitlement.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "grant-principal-type",
+        Kind::Text,
+        CHANGE,
+        "The resource type of grant-principal; user when nothing is said.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "revoke-grant",
+        Kind::Text,
+        CHANGE,
+        "Revoke this grant of the file, instead of syncing.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "create-account-login",
+        Kind::Text,
+        CHANGE,
+        "Create an account with this login and a random password, instead of syncing.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "create-account-email",
+        Kind::Text,
+        CHANGE,
+        "The e-mail address of the account to create.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "create-account-profile",
+        Kind::Text,
+        CHANGE,
+        "The profile of the account to create, as a JSON object.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "create-account-resource-type",
+        Kind::Text,
+        CHANGE,
+        "The resource type of the account to create.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "encrypt-to",
+        Kind::Text,
+        CHANGE,
+        "An age recipient (age1…) that a made-up password is encrypted to in what is printed; without it nobody learns the \
+         password.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "delete-resource",
+        Kind::Text,
+        CHANGE,
+        "Delete the resource with this id, instead of syncing.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "delete-resource-type",
+        Kind::Text,
+        CHANGE,
+        "The resource type of delete-resource.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "rotate-credentials",
+        Kind::Text,
+        CHANGE,
+        "Give the account with this id a random password, instead of syncing.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "rotate-credentials-type",
+        Kind::Text,
+        CHANGE,
+        "The resource type of rotate-credentials; user when nothing is said.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "invoke-action",
+        Kind::Text,
+        CHANGE,
+        "Run this action and print its result, instead of syncing.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "invoke-action-args",
+        Kind::Text,
+        CHANGE,
+        "The arguments of invoke-action, as a JSON object.",
+    )
+    .default("{}")
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "invoke-action-resource-type",
+        Kind::Text,
+        CHANGE,
+        "The resource type that invoke-action belongs to; none for a global action.",
+    )
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "list-action-schemas",
+        Kind::Switch,
+        CHANGE,
+        "Print the actions, instead of syncing.",
+    )
+    .default("false")
+    .treated(Treatment::OneShotOnly),
+    Setting::new(
+        "list-action-schemas-resource-type",
+        Kind::Text,
+        CHANGE,
+        "Print the actions of this resource type only.",
+    )
+    .treated(Treatment::OneShotOnly),
     Setting::unsupported("event-feed", Kind::Text, "reading an event feed"),
     Setting::unsupported("event-feed-id", Kind::Text, "reading an event feed"),
     Setting::unsupported("event-feed-cursor", Kind::Text, "reading an event feed"),
@@ -547,11 +696,6 @@ pub const SETTINGS: &[Setting] = &[
     Setting::unsupported("get-ticket", Kind::Switch, "reading a ticket"),
     Setting::unsupported("ticket-id", Kind::Text, "reading a ticket"),
     Setting::unsupported("list-ticket-schemas", Kind::Switch, "listing ticket schemas"),
-    Setting::unsupported("invoke-action", Kind::Text, "invoking an action"),
-    Setting::unsupported("invoke-action-args", Kind::Text, "invoking an action"),
-    Setting::unsupported("invoke-action-resource-type", Kind::Text, "invoking an action"),
-    Setting::unsupported("list-action-schemas", Kind::Switch, "listing actions"),
-    Setting::unsupported("list-action-schemas-resource-type", Kind::Text, "listing actions"),
     Setting::unsupported("list-resource-actions", Kind::Text, "listing actions"),
     Setting::unsupported("invoke-resource-action", Kind::Text, "invoking an action"),
     Setting::unsupported("invoke-resource-action-resource-type", Kind::Text, "invoking an action"),
@@ -747,7 +891,7 @@ mod tests {
     #[test]
     fn every_switch_that_is_shown_has_a_default() {
         for setting in SETTINGS {
-            if setting.kind == Kind::Switch
+            if matches!(setting.kind, Kind::Switch | Kind::Mode)
                 && !matches!(setting.treatment, Treatment::Unsupported(_))
             {
                 assert_eq!(setting.default, Some("false"), "{}", setting.name);

@@ -46,7 +46,7 @@ fn an_api_key_alone_is_a_one_shot_run_with_the_official_defaults() {
     assert_eq!(config.log.level, Level::Info);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.sync, SyncOptions::default());
-    assert!(!config.provisioning);
+    assert_eq!(config.provisioning, Provisioning::default());
     assert!(config.notices.is_empty(), "{:?}", config.notices);
     assert_eq!(
         config.jumpcloud.console_url.as_str(),
@@ -502,7 +502,7 @@ fn a_file_may_hold_every_kind_of_value() {
              shutdown-grace: 10s\norg-id:\n",
         );
     let config = resolved(&Flags::default(), &source);
-    assert!(config.provisioning);
+    assert_eq!(config.provisioning.mode, ProvisioningMode::On);
     assert!(config.sync.skip_full_sync);
     assert_eq!(config.sync.resource_types, ["user", "group"]);
     assert_eq!(config.log.paths, [PathBuf::from("a"), PathBuf::from("b")]);

@@ -16,9 +16,9 @@ use secrecy::ExposeSecret;
 use url::{Host, Url};
 
 use super::{
-    Config, Error, Flags, HealthAddress, JumpCloud, JumpCloudAuth, Level, Log, LogFormat, Problem,
-    RESOURCE_TYPES, Resolved, Secret, SecretOrigin, Service, StorageEngine, SyncOptions, bid,
-    secret,
+    Config, Error, Flags, HealthAddress, JumpCloud, JumpCloudAuth, Level, Log, LogFormat,
+    Operation, Problem, Provisioning, ProvisioningMode, RESOURCE_TYPES, Resolved, Secret,
+    SecretOrigin, Service, StorageEngine, SyncOptions, bid, secret,
     settings::{self, SETTINGS, Treatment, VARIABLES},
     source::{PathKind, Source},
     values::{self, Origin, Raw, Values},
@@ -90,7 +90,7 @@ pub fn health_address(flags: &Flags, source: &dyn Source) -> Result<HealthAddres
     }
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     values: Values,
     source: &'a dyn Source,
     problems: Vec<Problem>,
@@ -103,7 +103,12 @@ impl Resolver<'_> {
         let service_settings = self.service(service);
         let jumpcloud = self.jumpcloud();
         let sync = self.sync(service);
-        let provisioning = self.switch("provisioning");
+        let operation = if service {
+            Operation::Sync
+        } else {
+            self.operation()
+        };
+        let provisioning = self.provisioning(operation.is_change());
         let work_dir = self.work_dir();
         let extra_ca_pem = self.extra_ca();
         let shutdown_grace = self.duration(
@@ -127,6 +132,8 @@ impl Resolver<'_> {
             service: service_settings,
             jumpcloud: jumpcloud?,
             sync,
+            operation,
+            encrypt_to: self.text("encrypt-to"),
             provisioning,
             work_dir,
             extra_ca_pem,
@@ -304,6 +311,32 @@ impl Resolver<'_> {
             return "baton-sdk".to_owned();
         }
         host_id
+    }
+
+    fn provisioning(&mut self, is_asked_for: bool) -> Provisioning {
+        let text = self.text("provisioning").unwrap_or_default();
+        let mode = match (text.as_str(), values::switch(&text)) {
+            ("dry-run", _) => ProvisioningMode::DryRun,
+            (_, Some(true)) => ProvisioningMode::On,
+            (_, Some(false)) if is_asked_for => ProvisioningMode::On,
+            (_, Some(false)) | ("", None) => ProvisioningMode::Off,
+            (_, None) => {
+                let problem = format!(
+                    "is {}, where true, false or dry-run is expected",
+                    shape(&text)
+                );
+                self.problem("provisioning", problem);
+                ProvisioningMode::Off
+            }
+        };
+        Provisioning {
+            mode,
+            allow_account_deletion: self.switch("allow-account-deletion"),
+            allow_administrator_roles: self.switch("allow-administrator-roles"),
+            audit_log: self.path("audit-log"),
+            #[cfg(feature = "simulator")]
+            simulate_crash_at: self.text("simulate-crash-at"),
+        }
     }
 
     fn jumpcloud(&mut self) -> Option<JumpCloud> {
@@ -608,7 +641,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn problem(&mut self, name: &str, text: impl Into<String>) {
+    pub(super) fn problem(&mut self, name: &str, text: impl Into<String>) {
         let mut problem = Problem::of(name, text);
         if let Some((_, Origin::File(path))) = self.values.get(name) {
             problem.subject = format!("{} in config file {path}", problem.subject);
@@ -628,7 +661,7 @@ impl Resolver<'_> {
     }
 
     /// The text given for a setting, or its default.
-    fn text(&mut self, name: &'static str) -> Option<String> {
+    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
         let default = settings::find(name).and_then(|setting| setting.default);
         let (text, origin) = match self.values.get(name) {
             Some((Raw::Text(text), origin)) => (text.clone(), origin.clone()),
@@ -652,6 +685,11 @@ impl Resolver<'_> {
         let (items, origin) = (items.clone(), origin.clone());
         self.note(name, items.join(", "), &origin);
         items
+    }
+
+    /// Whether a setting asks for something.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        settings::find(name).is_some_and(|setting| self.values.is_active(setting))
     }
 
     fn switch(&mut self, name: &'static str) -> bool {
@@ -840,7 +878,7 @@ fn named(name: &str) -> String {
 }
 
 /// A text described without repeating it.
-fn shape(text: &str) -> String {
+pub(super) fn shape(text: &str) -> String {
     match text.chars().count() {
         0 => "empty".to_owned(),
         1 => "a text of 1 character".to_owned(),

@@ -106,7 +106,8 @@ impl Values {
     pub(super) fn is_active(&self, setting: &Setting) -> bool {
         match self.get(setting.name) {
             Some((Raw::Text(text), _)) => {
-                let is_off = setting.kind == Kind::Switch && switch(text) == Some(false);
+                let is_off = matches!(setting.kind, Kind::Switch | Kind::Mode)
+                    && switch(text) == Some(false);
                 !(text.is_empty() || is_off)
             }
             Some((Raw::Items(items), _)) => !items.is_empty(),

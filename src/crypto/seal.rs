@@ -253,6 +253,24 @@ fn checked(
     }
 }
 
+/// The config that encrypts to an age recipient.
+pub fn to_age(recipient: &str) -> v2::EncryptionConfig {
+    v2::EncryptionConfig {
+        provider: AGE_PROVIDER.to_owned(),
+        config: Some(v2::encryption_config::Config::AgeRecipientConfig(
+            v2::encryption_config::AgeRecipientConfig {
+                recipient: recipient.to_owned(),
+            },
+        )),
+        ..v2::EncryptionConfig::default()
+    }
+}
+
+/// The config of a key that nobody has, for secrets that nobody is to learn.
+pub fn to_nobody() -> v2::EncryptionConfig {
+    to_age(&age::x25519::Identity::generate().to_public().to_string())
+}
+
 /// The keys of every encryption config, ready to be encrypted to.
 pub struct Recipients(Vec<Recipient>);
 

@@ -6,7 +6,7 @@
 //! | the task was cancelled, or its heartbeats were lost | `Cancelled` | no |
 //! | the process is going down | `Unavailable` | no |
 //! | the handler panicked | `Internal` | yes |
-//! | the kind is not supported, or provisioning is off | `Unimplemented`, `FailedPrecondition` | yes |
+//! | the kind is not supported, or provisioning is off or a dry run | `Unimplemented`, `FailedPrecondition` | yes |
 //! | a hello task, a sync, an action or a ticket failed | that of the error | no, except the verdict that a sync's data breaks the rules of ingestion |
 //! | events of a feed that does not exist | `NotFound` | yes |
 //! | a provisioning task failed | that of the error | yes |
@@ -109,7 +109,7 @@ pub fn result(kind: Kind, end: End, cause: Option<Cause>) -> Option<TaskResult> 
 /// Whether a task of this kind that failed so must not be tried again.
 fn is_final(kind: Kind, error: &Error) -> bool {
     match error {
-        Error::Unsupported { .. } | Error::UnknownType | Error::ProvisioningOff => true,
+        error if error.is_refusal() => true,
         Error::Stopped => false,
         Error::Sync(error) => error.is_data_verdict(),
         error => match kind {

@@ -10,23 +10,16 @@ use crate::proto::baton;
 
 /// Refuses a task.
 #[derive(Debug, Clone, Copy)]
-pub struct Unsupported {
-    provisioning: bool,
-}
-
-impl Unsupported {
-    /// Refuses provisioning kinds with the reason that the switch is off, unless `provisioning` is set.
-    pub const fn new(provisioning: bool) -> Self {
-        Self { provisioning }
-    }
-}
+pub struct Unsupported;
 
 #[async_trait]
 impl TaskHandler for Unsupported {
     async fn handle(&self, _task: &baton::Task, context: Context<'_>) -> Result<Outcome, Error> {
         Err(match context.kind {
             Kind::Unknown => Error::UnknownType,
-            kind if kind.is_provisioning() && !self.provisioning => Error::ProvisioningOff,
+            kind if kind.is_ticketing() => Error::NotOffered {
+                what: "tickets: JumpCloud has none",
+            },
             kind => Error::Unsupported { kind },
         })
     }

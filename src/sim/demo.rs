@@ -1,4 +1,5 @@
-//! The demonstration: both simulators in this process, the real binary as a child, one full sync, told step by step.
+//! The demonstration: both simulators in this process, the real binary as a child, one full sync and a few
+//! changes, told step by step.
 //!
 //! It expects everything that it tells: the first thing that is not as it must be ends it with one line that begins
 //! with `demo failed:` and says what a person must do. It needs no network and no credentials, writes into a folder of
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use super::{
@@ -21,6 +23,7 @@ use super::{
 };
 use crate::proto::{baton::task::SyncFullTask, connector as v2};
 
+mod changes;
 mod daemon;
 mod official;
 mod table;
@@ -233,9 +236,10 @@ impl Act<'_> {
         }
         self.watch_hello(&mut daemon).await?;
         let file = self.watch_sync(&mut daemon, &truth).await?;
-        self.show(file).await?;
+        self.show(file.clone()).await?;
+        let passwords = self.watch_changes(&mut daemon, &file, &truth).await?;
         self.watch_health(health_port).await?;
-        self.end(daemon).await
+        self.end(daemon, &passwords).await
     }
 
     async fn start_daemon(&self, health_port: u16) -> anyhow::Result<Daemon> {
@@ -257,6 +261,7 @@ impl Act<'_> {
         flag("--log-format", "json".into());
         flag("--health-check-port", health_port.to_string().into());
         arguments.push("--health-check".into());
+        arguments.push("--provisioning=true".into());
         let daemon = Daemon::start(self.connector, &arguments, self.log.to_owned())?;
         self.tell_now(
             "start",
@@ -464,7 +469,7 @@ impl Act<'_> {
         Ok(())
     }
 
-    async fn end(&self, mut daemon: Daemon) -> anyhow::Result<()> {
+    async fn end(&self, mut daemon: Daemon, passwords: &[SecretString]) -> anyhow::Result<()> {
         let start = Instant::now();
         daemon.terminate()?;
         self.tell_now("SIGTERM", "sent");
@@ -494,7 +499,20 @@ impl Act<'_> {
                 "the log of the daemon shows the {what}; this is an error of the connector: report it"
             );
         }
-        let left = std::fs::read_dir(self.work)?.count();
+        ensure!(
+            !passwords
+                .iter()
+                .any(|password| output.contains(password.expose_secret())),
+            "the log of the daemon shows a password; this is an error of the connector: report it"
+        );
+        // What is remembered of changes stays; nothing else may.
+        let left = std::fs::read_dir(self.work)?
+            .filter(|entry| {
+                entry
+                    .as_ref()
+                    .is_ok_and(|entry| entry.file_name() != "baton-jumpcloud-state")
+            })
+            .count();
         ensure!(
             left == 0,
             "the daemon left {left} files in its work folder {}; this is an error of the connector: report it",

@@ -25,6 +25,7 @@ type setting struct{ Name, Variable, Short, Default, Kind, Treatment string }
 // What differs from the SDK's flags, each with the reason.
 var flagDiffers = map[string]string{
 	"log-format default": "the SDK chooses console on a terminal when nothing is said; ours has no default and does the same",
+	"provisioning kind":  "ours takes the SDK's true and false, and dry-run besides",
 	"workers default":    "ours limits its requests by what JumpCloud takes, so listings need not go one after the other",
 }
 
@@ -85,6 +86,13 @@ func flags(ctx context.Context, r *run) {
 				wrong.add("--%s: short form %q, the SDK's is %q", mine.Name, mine.Short, theirs.GetCLIShortHand())
 			}
 			kind := map[field.Variant]string{field.BoolVariant: "Switch", field.IntVariant: "Integer", field.StringSliceVariant: "List"}[theirs.Variant]
+			if mine.Kind == "Mode" {
+				explained[mine.Name+" kind"] = true
+				if flagDiffers[mine.Name+" kind"] == "" {
+					wrong.add("--%s: kind %s without a reason", mine.Name, mine.Kind)
+				}
+				mine.Kind = "Switch"
+			}
 			if kind != "" && mine.Kind != kind || kind == "" && (mine.Kind == "Switch" || mine.Kind == "Integer" || mine.Kind == "List") {
 				wrong.add("--%s: kind %s, the SDK's is %s", mine.Name, mine.Kind, theirs.Variant)
 			}
@@ -106,7 +114,7 @@ func flags(ctx context.Context, r *run) {
 				wrong.add("%s differs no more; its reason can go", name)
 			}
 		}
-		return fmt.Sprintf("%d flags: %d accepted, %d accepted without effect, %d refused, %d defaults differ with a reason", len(field.DefaultFields), accepted, ignored, refused, len(flagDiffers)), wrong.err()
+		return fmt.Sprintf("%d flags: %d accepted, %d accepted without effect, %d refused, %d differ with a reason", len(field.DefaultFields), accepted, ignored, refused, len(flagDiffers)), wrong.err()
 	})
 	r.check("flags: a process ends as the SDK's does", func() (string, error) { return r.exitCodes(ctx) })
 }

@@ -212,16 +212,22 @@ fn flags() -> Vec<Case> {
             "a word where true or false belongs",
             &["--provisioning=SECRETSEED"],
             plain(),
-            &["--provisioning (BATON_PROVISIONING)", "true or false"],
+            &[
+                "--provisioning (BATON_PROVISIONING)",
+                "true, false or dry-run",
+            ],
+        ),
+        case(
+            "a grant to nobody",
+            &["--grant-entitlement", "SECRETSEED"],
+            plain(),
+            &["--grant-principal (BATON_GRANT_PRINCIPAL)", "is missing"],
         ),
         case(
             "an operation of a later version",
-            &["--grant-entitlement", "SECRETSEED"],
+            &["--compact-syncs"],
             plain(),
-            &[
-                "--grant-entitlement",
-                "not supported by this connector version",
-            ],
+            &["--compact-syncs", "not supported by this connector version"],
         )
         .exits(12),
         case(
@@ -706,7 +712,7 @@ fn config_files() -> Vec<Case> {
             &[
                 "BATON_PROVISIONING",
                 "config file /etc/baton.yaml",
-                "true or false",
+                "true, false or dry-run",
             ],
         ),
         case(

@@ -1,5 +1,6 @@
 //! The command line as a person or a manifest uses it.
 
+use baton_jumpcloud::config::ProvisioningMode;
 use baton_jumpcloud::{
     cli::{self, Command},
     config::ManualSource,
@@ -55,15 +56,8 @@ const OFFICIAL: &[&str] = &[
 ];
 
 /// The flags that every connector takes and hides.
-const OFFICIAL_HIDDEN: &[&str] = &[
-    "c1z-temp-dir",
-    "session-store-maximum-size",
-    "otel-collector-endpoint-tls-cert-path",
-    "otel-collector-endpoint-tls-cert",
-    "otel-collector-endpoint-tls-insecure",
-    "otel-tracing-disabled",
-    "otel-logging-disabled",
-    "skip-grants",
+/// Hidden in the official connectors, and shown here.
+const OFFICIAL_CHANGES: &[&str] = &[
     "grant-entitlement",
     "grant-principal",
     "grant-principal-type",
@@ -76,6 +70,22 @@ const OFFICIAL_HIDDEN: &[&str] = &[
     "delete-resource-type",
     "rotate-credentials",
     "rotate-credentials-type",
+    "invoke-action",
+    "invoke-action-resource-type",
+    "invoke-action-args",
+    "list-action-schemas",
+    "list-action-schemas-resource-type",
+];
+
+const OFFICIAL_HIDDEN: &[&str] = &[
+    "c1z-temp-dir",
+    "session-store-maximum-size",
+    "otel-collector-endpoint-tls-cert-path",
+    "otel-collector-endpoint-tls-cert",
+    "otel-collector-endpoint-tls-insecure",
+    "otel-tracing-disabled",
+    "otel-logging-disabled",
+    "skip-grants",
     "event-feed",
     "event-feed-id",
     "event-feed-cursor",
@@ -87,11 +97,6 @@ const OFFICIAL_HIDDEN: &[&str] = &[
     "ticket-template-path",
     "bulk-ticket-template-path",
     "ticket-id",
-    "invoke-action",
-    "invoke-action-resource-type",
-    "invoke-action-args",
-    "list-action-schemas",
-    "list-action-schemas-resource-type",
     "list-resource-actions",
     "invoke-resource-action",
     "invoke-resource-action-resource-type",
@@ -113,7 +118,7 @@ fn names(text: &str, flag: &str) -> bool {
 #[test]
 fn help_lists_every_official_flag_with_its_variable_and_hides_the_hidden_ones() {
     let help = help();
-    for flag in OFFICIAL {
+    for flag in OFFICIAL.iter().chain(OFFICIAL_CHANGES) {
         assert!(names(&help, flag), "--{flag} is missing");
         let variable = format!("BATON_{}", flag.to_uppercase().replace('-', "_"));
         assert!(help.contains(&variable), "{variable} is missing");
@@ -125,7 +130,11 @@ fn help_lists_every_official_flag_with_its_variable_and_hides_the_hidden_ones() 
 
 #[test]
 fn every_official_flag_is_known() {
-    for flag in OFFICIAL.iter().chain(OFFICIAL_HIDDEN) {
+    for flag in OFFICIAL
+        .iter()
+        .chain(OFFICIAL_CHANGES)
+        .chain(OFFICIAL_HIDDEN)
+    {
         assert!(
             baton_jumpcloud::config::settings::find(flag).is_some(),
             "--{flag}"
@@ -264,19 +273,22 @@ fn a_list_is_repeated_or_separated_by_commas() {
 #[test]
 fn a_switch_takes_a_value_after_an_equals_sign_only() {
     for (argument, expected) in [
-        ("-p", true),
-        ("--provisioning", true),
-        ("--provisioning=true", true),
-        ("--provisioning=0", false),
+        ("-p", ProvisioningMode::On),
+        ("--provisioning", ProvisioningMode::On),
+        ("--provisioning=true", ProvisioningMode::On),
+        ("--provisioning=0", ProvisioningMode::Off),
+        ("--provisioning=dry-run", ProvisioningMode::DryRun),
     ] {
         match parse(&["--api-key=SECRETSEED", argument]) {
-            Ok(Command::OneShot(config)) => assert_eq!(config.provisioning, expected, "{argument}"),
+            Ok(Command::OneShot(config)) => {
+                assert_eq!(config.provisioning.mode, expected, "{argument}");
+            }
             other => panic!("{argument}: {other:?}"),
         }
     }
     match parse(&["--api-key=SECRETSEED", "-p", "-f", "out.c1z"]) {
         Ok(Command::OneShot(config)) => {
-            assert!(config.provisioning);
+            assert_eq!(config.provisioning.mode, ProvisioningMode::On);
             assert_eq!(config.file.to_str(), Some("out.c1z"));
         }
         other => panic!("{other:?}"),
@@ -363,7 +375,7 @@ fn the_readme_holds_the_table_of_the_settings() {
 #[test]
 fn the_table_has_a_row_for_every_visible_flag_and_none_for_the_hidden_ones() {
     let table = cli::configuration_table();
-    for flag in OFFICIAL {
+    for flag in OFFICIAL.iter().chain(OFFICIAL_CHANGES) {
         assert!(table.contains(&format!("| `--{flag}`")), "--{flag}");
     }
     for flag in OFFICIAL_HIDDEN {

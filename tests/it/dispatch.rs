@@ -453,7 +453,7 @@ fn provisioning_types() -> [(&'static str, TaskType); 7] {
     ]
 }
 
-fn unsupported_types() -> [(&'static str, TaskType); 9] {
+fn unsupported_types() -> [(&'static str, TaskType); 8] {
     [
         (
             "event_feed",
@@ -480,10 +480,6 @@ fn unsupported_types() -> [(&'static str, TaskType); 9] {
             TaskType::BulkGetTickets(task::BulkGetTicketsTask::default()),
         ),
         (
-            "invoke_action",
-            TaskType::ActionInvoke(task::ActionInvokeTask::default()),
-        ),
-        (
             "create_sync_diff",
             TaskType::CreateSyncDiff(task::CreateSyncDiffTask::default()),
         ),
@@ -501,21 +497,41 @@ async fn provisioning_is_refused_for_good_while_the_switch_is_off() {
         control.hand_out([task(1, task_type)]);
         let _rig = Plan::default().start(&control);
         let result = control.result(&id(1)).await;
+        let (code, message, non_retryable) = failure(&result);
         assert_eq!(
-            failure(&result),
-            (
-                Code::FailedPrecondition,
-                "provisioning is not enabled",
-                true
-            ),
+            (code, non_retryable),
+            (Code::FailedPrecondition, true),
             "{name}"
+        );
+        assert!(
+            message.starts_with("provisioning is not enabled")
+                && message.contains("BATON_PROVISIONING"),
+            "{name}: {message}"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn kinds_that_are_not_supported_are_refused_for_good_by_name() {
-    for (name, task_type) in provisioning_types().into_iter().chain(unsupported_types()) {
+    for (name, task_type) in unsupported_types() {
+        let control = FakeControlPlane::new();
+        control.hand_out([task(1, task_type)]);
+        let _rig = Plan::default().start(&control);
+        let result = control.result(&id(1)).await;
+        let (code, message, non_retryable) = failure(&result);
+        assert_eq!((code, non_retryable), (Code::Unimplemented, true), "{name}");
+        if name.contains("ticket") {
+            assert!(message.contains("JumpCloud has none"), "{message}");
+        } else {
+            assert!(message.contains(name), "{message}");
+            assert!(message.contains(env!("CARGO_PKG_VERSION")), "{message}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_lacks_a_field_is_refused_for_good_and_the_field_is_named() {
+    for (name, task_type) in provisioning_types() {
         let control = FakeControlPlane::new();
         control.hand_out([task(1, task_type)]);
         let plan = Plan {
@@ -525,9 +541,17 @@ async fn kinds_that_are_not_supported_are_refused_for_good_by_name() {
         let _rig = plan.start(&control);
         let result = control.result(&id(1)).await;
         let (code, message, non_retryable) = failure(&result);
-        assert_eq!((code, non_retryable), (Code::Unimplemented, true), "{name}");
-        assert!(message.contains(name), "{message}");
-        assert!(message.contains(env!("CARGO_PKG_VERSION")), "{message}");
+        assert!(non_retryable, "{name}");
+        if name == "issue_credential" {
+            assert_eq!(code, Code::Unimplemented, "{message}");
+            assert!(message.contains("issuing credentials"), "{message}");
+        } else {
+            assert_eq!(code, Code::InvalidArgument, "{message}");
+            assert!(
+                message.contains(name) && message.contains("is missing"),
+                "{message}"
+            );
+        }
     }
 }
 

@@ -27,6 +27,8 @@ mod jumpcloud_sim_writes;
 mod jumpcloud_sync;
 mod manifests;
 mod process;
+mod provisioning;
+mod provisioning_crash;
 mod recovery;
 mod secrets;
 mod sim_conductorone;

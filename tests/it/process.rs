@@ -739,13 +739,13 @@ async fn a_one_shot_run_ends_with_the_code_of_its_failure_and_leaves_no_file() {
         (scene.one_shot().flag("nonsense", "x"), 3, "--nonsense"),
         (
             scene.one_shot().flag("grant-entitlement", "x"),
-            12,
-            "--grant-entitlement",
+            3,
+            "--grant-principal",
         ),
         (
             scene.one_shot().flag("rotate-credentials", "x"),
-            12,
-            "--rotate-credentials",
+            5,
+            "user x not found",
         ),
         (
             scene.one_shot().flag("sync-resource-types", "user,device"),

@@ -535,7 +535,15 @@ fn answers(provisioning: bool) -> Vec<(TaskType, Answer)> {
     };
     let gated = |words| {
         if provisioning {
-            unsupported(words)
+            let (code, words) = match words {
+                "issue_credential" => (12, "issuing credentials"),
+                words => (3, words),
+            };
+            Answer::Error {
+                code,
+                is_final: true,
+                words,
+            }
         } else {
             Answer::Error {
                 code: 9,
@@ -595,27 +603,27 @@ fn answers(provisioning: bool) -> Vec<(TaskType, Answer)> {
         ),
         (
             T::CreateTicketTask(task::CreateTicketTask::default()),
-            unsupported("create_ticket"),
+            unsupported("tickets"),
         ),
         (
             T::ListTicketSchemas(task::ListTicketSchemasTask::default()),
-            unsupported("list_ticket_schemas"),
+            unsupported("tickets"),
         ),
         (
             T::GetTicket(task::GetTicketTask::default()),
-            unsupported("get_ticket"),
+            unsupported("tickets"),
         ),
         (
             T::BulkCreateTickets(task::BulkCreateTicketsTask::default()),
-            unsupported("bulk_create_tickets"),
+            unsupported("tickets"),
         ),
         (
             T::BulkGetTickets(task::BulkGetTicketsTask::default()),
-            unsupported("bulk_get_tickets"),
+            unsupported("tickets"),
         ),
         (
             T::ActionInvoke(task::ActionInvokeTask::default()),
-            unsupported("invoke_action"),
+            malformed("field name is empty"),
         ),
         (
             T::CreateSyncDiff(task::CreateSyncDiffTask::default()),

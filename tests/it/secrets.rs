@@ -34,6 +34,11 @@ use baton_jumpcloud::{
     },
     telemetry,
 };
+use baton_jumpcloud::{
+    config::ProvisioningMode,
+    provisioning::{self, Provisioning},
+    supervisor::Supervisor,
+};
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -180,7 +185,7 @@ async fn serve_through_failures(level: Level) -> Run {
     })
     .unwrap();
     let mut said = vec![format!("{client:?}")];
-    let connector: Arc<dyn Connector> = Arc::new(JumpCloud::new(
+    let connector = Arc::new(JumpCloud::new(
         client.clone(),
         jumpcloud::Settings {
             merge_administrators: false,
@@ -201,12 +206,19 @@ async fn serve_through_failures(level: Level) -> Run {
     said.push(format!("{settings:?}"));
     let plane = Arc::new(GrpcControlPlane::try_new(settings).unwrap());
     said.push(format!("{plane:?}"));
+    let provisioning = Arc::new(Provisioning::new(
+        Arc::clone(&connector) as _,
+        Arc::new(SystemClock),
+        Supervisor::new(),
+        provisioning::Settings::new(ProvisioningMode::Off, work.path().to_owned()),
+    ));
+    let connector: Arc<dyn Connector> = connector;
     let registry = Arc::new(Registry::new(
         &connector,
         Arc::new(SystemClock),
         handlers::Settings {
             work_dir: work.path().to_owned(),
-            provisioning: false,
+            provisioning,
             sync: full_sync::LocalOptions::default(),
         },
     ));
@@ -287,7 +299,13 @@ async fn a_daemon_with_debug_logs_shows_no_secret_whatever_fails() {
     for text in &run.said {
         assert_clean("an error or a message", text, &secrets);
     }
-    for words in ["401", "403", "500", "429", "rejected the credentials"] {
+    for words in [
+        "401",
+        "may not read users",
+        "500",
+        "429",
+        "rejected the credentials",
+    ] {
         assert!(run.log.contains(words), "the log says nothing of {words}");
     }
     assert_eq!(run.files.len(), 2);

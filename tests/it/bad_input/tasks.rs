@@ -29,6 +29,11 @@ use baton_jumpcloud::{
         jumpcloud::{self as directory, JumpCloudSim, Shape},
     },
 };
+use baton_jumpcloud::{
+    config::ProvisioningMode,
+    provisioning::{self, Provisioning},
+    supervisor::Supervisor,
+};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +82,7 @@ impl Stage {
             max_concurrency: 4,
         })
         .unwrap();
-        let connector: Arc<dyn Connector> = Arc::new(JumpCloud::new(
+        let connector = Arc::new(JumpCloud::new(
             client,
             jumpcloud::Settings {
                 merge_administrators: false,
@@ -85,12 +90,19 @@ impl Stage {
                 allowed: jumpcloud::Allowed::default(),
             },
         ));
+        let provisioning = Arc::new(Provisioning::new(
+            Arc::clone(&connector) as _,
+            Arc::new(SystemClock),
+            Supervisor::new(),
+            provisioning::Settings::new(ProvisioningMode::Off, work.path().to_owned()),
+        ));
+        let connector: Arc<dyn Connector> = connector;
         let registry = Registry::new(
             &connector,
             Arc::new(SystemClock),
             handlers::Settings {
                 work_dir: work.path().to_owned(),
-                provisioning: false,
+                provisioning,
                 sync: full_sync::LocalOptions::default(),
             },
         );
@@ -387,8 +399,8 @@ fn other_kinds() -> Vec<Case> {
         case(
             "an action that is not there",
             TaskType::ActionInvoke(task::ActionInvokeTask::default()),
-            Unimplemented,
-            &["invoke_action"],
+            InvalidArgument,
+            &["field name is empty"],
         ),
         case(
             "events of one megabyte",
@@ -467,7 +479,7 @@ fn other_kinds() -> Vec<Case> {
             "a ticket without schema",
             TaskType::CreateTicketTask(task::CreateTicketTask::default()),
             Unimplemented,
-            &["create_ticket"],
+            &["tickets"],
         ),
         case(
             "no tickets at once",

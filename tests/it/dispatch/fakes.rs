@@ -11,18 +11,26 @@ use async_trait::async_trait;
 use baton_jumpcloud::{
     admin::health::Health,
     clock::SystemClock,
-    connector::{self, Connector, Page, SyncScope},
+    config::ProvisioningMode,
+    connector::{
+        self, Connector, Page, SyncScope,
+        provision::{Account, Change, Credential, Done, NewAccount, Provisioner, Request},
+    },
     control_plane::{ControlPlane, Error, HeartbeatReply, Polled, TaskResult},
+    crypto::seal::Plaintext,
     dispatch::{self, Counters, Settings},
     error::Code,
     handlers::{self, Context, Kind, Outcome, Registry, TaskHandler},
     proto::{
+        Struct,
         baton::{
             BatonServiceHelloRequest, Task,
             task::{GrantTask, SyncFullTask, TaskType},
         },
         connector as v2,
     },
+    provisioning::{self, Provisioning},
+    supervisor::Supervisor,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -333,6 +341,86 @@ fn user_type() -> v2::ResourceType {
     }
 }
 
+/// A directory that nobody can change.
+#[async_trait]
+impl Provisioner for FakeConnector {
+    fn keys(&self, _request: Request<'_>) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn grant(
+        &self,
+        _entitlement: &v2::Entitlement,
+        _principal: &v2::Resource,
+        _change: Change<'_>,
+    ) -> Result<Done<Vec<v2::Grant>>, connector::Error> {
+        Err(unchangeable())
+    }
+
+    async fn revoke(
+        &self,
+        _grant: &v2::Grant,
+        _change: Change<'_>,
+    ) -> Result<Done<()>, connector::Error> {
+        Err(unchangeable())
+    }
+
+    async fn create_account(
+        &self,
+        _resource_type_id: &str,
+        _account: &NewAccount,
+        _change: Change<'_>,
+    ) -> Result<Done<Account>, connector::Error> {
+        Err(unchangeable())
+    }
+
+    async fn create_resource(
+        &self,
+        _resource: &v2::Resource,
+        _change: Change<'_>,
+    ) -> Result<Done<v2::Resource>, connector::Error> {
+        Err(unchangeable())
+    }
+
+    async fn delete_resource(
+        &self,
+        _id: &v2::ResourceId,
+        _change: Change<'_>,
+    ) -> Result<Done<()>, connector::Error> {
+        Err(unchangeable())
+    }
+
+    async fn rotate_credential(
+        &self,
+        _id: &v2::ResourceId,
+        _credential: &Credential,
+        _force_change: bool,
+        _change: Change<'_>,
+    ) -> Result<Done<Vec<Plaintext>>, connector::Error> {
+        Err(unchangeable())
+    }
+
+    fn action_schemas(&self) -> Vec<v2::BatonActionSchema> {
+        Vec::new()
+    }
+
+    async fn invoke(
+        &self,
+        _name: &str,
+        _resource_type_id: &str,
+        _arguments: &Struct,
+        _change: Change<'_>,
+    ) -> Result<Done<Struct>, connector::Error> {
+        Err(unchangeable())
+    }
+}
+
+fn unchangeable() -> connector::Error {
+    connector::Error::Unsupported {
+        what: "nothing can be changed here".to_owned(),
+    }
+}
+
 #[async_trait]
 impl Connector for FakeConnector {
     fn metadata(&self) -> v2::ConnectorMetadata {
@@ -480,13 +568,25 @@ impl Plan {
 
     pub fn start(self, control: &Arc<FakeControlPlane>) -> Rig {
         let work_dir = tempfile::tempdir().unwrap();
-        let connector: Arc<dyn Connector> = FakeConnector::new();
+        let connector = FakeConnector::new();
+        let mode = if self.provisioning {
+            ProvisioningMode::On
+        } else {
+            ProvisioningMode::Off
+        };
+        let provisioning = Arc::new(Provisioning::new(
+            Arc::clone(&connector) as _,
+            Arc::new(SystemClock),
+            Supervisor::new(),
+            provisioning::Settings::new(mode, work_dir.path().to_owned()),
+        ));
+        let connector: Arc<dyn Connector> = connector;
         let mut registry = Registry::new(
             &connector,
             Arc::new(SystemClock),
             handlers::Settings {
                 work_dir: work_dir.path().to_owned(),
-                provisioning: self.provisioning,
+                provisioning,
                 sync: self.sync,
             },
         );
