@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,9 +20,12 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	v2 "github.com/conductorone/baton-sdk/pb/c1/connector/v2"
 	baton "github.com/conductorone/baton-sdk/pb/c1/connectorapi/baton/v1"
+	"github.com/conductorone/baton-sdk/pkg/crypto/providers"
+	"github.com/conductorone/baton-sdk/pkg/crypto/providers/jwk"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 )
@@ -365,6 +370,15 @@ func (s *session) verdicts(ctx context.Context, folder string) {
 				s.wrong.add("%s: a response that nobody expects: %s", t.name, text(response))
 			case t.want.response != nil && !response.MessageIs(t.want.response):
 				s.wrong.add("%s: wanted a response %T, got %s", t.name, t.want.response, text(response))
+			case response != nil:
+				// The SDK's own validation, which sees nothing inside an Any by itself.
+				inner, err := response.UnmarshalNew()
+				if judged, ok := inner.(interface{ ValidateAll() error }); err == nil && ok {
+					err = judged.ValidateAll()
+				}
+				if err != nil {
+					s.wrong.add("%s: the response is not valid: %v", t.name, err)
+				}
 			}
 		}
 		if t.want.syncType == "" {
@@ -422,29 +436,116 @@ func fullSync(name, syncType string, options *baton.Task_SyncFullTask) *task {
 	return &task{name: name, give: baton.Task_builder{SyncFull: options}.Build(), want: outcome{syncType: syncType}}
 }
 
-// refusals is every kind of task that syncs nothing, with the end that it has to have.
-func refusals(provisioning codes.Code) []*task {
-	user := resourceOf("user", "65a000000000000000000001")
-	group := resourceOf("group", "65a000000000000000000002")
-	member := entitlementOf(group, "member")
-	refused := func(name string, code codes.Code, b baton.Task_builder) *task {
-		return &task{name: name, give: b.Build(), want: outcome{code: code, final: true}}
+func refused(name string, code codes.Code, b baton.Task_builder) *task {
+	return &task{name: name, give: b.Build(), want: outcome{code: code, final: true}}
+}
+
+func later(t *task) *task { t.want.final = false; return t }
+
+func answered(name string, response proto.Message, b baton.Task_builder) *task {
+	return &task{name: name, give: b.Build(), want: outcome{response: response}}
+}
+
+// changesOf is every kind of task that changes the directory: refused while that is off, and done where it is on.
+func changesOf(ctx context.Context, t *truth) ([]*task, error) {
+	nobody := resourceOf("user", "65a000000000000000000001")
+	nothing := resourceOf("group", "65a000000000000000000002")
+	memberOf := func(group *v2.Resource) *v2.Entitlement {
+		id := "group:" + group.GetId().GetResource()
+		return v2.Entitlement_builder{Id: id, Resource: group, Slug: "member", Purpose: v2.Entitlement_PURPOSE_VALUE_ASSIGNMENT}.Build()
 	}
-	later := func(t *task) *task { t.want.final = false; return t }
-	answered := func(name string, response proto.Message, b baton.Task_builder) *task {
-		return &task{name: name, give: b.Build(), want: outcome{response: response}}
+	none := memberOf(nothing)
+	grant := func(e *v2.Entitlement, p *v2.Resource) baton.Task_builder {
+		return baton.Task_builder{Grant: baton.Task_GrantTask_builder{Entitlement: e, Principal: p}.Build()}
 	}
+	revoke := func(g *v2.Grant) baton.Task_builder {
+		return baton.Task_builder{Revoke: baton.Task_RevokeTask_builder{Grant: g}.Build()}
+	}
+	remove := baton.Task_builder{DeleteResource: baton.Task_DeleteResourceTask_builder{ResourceId: nothing.GetId()}.Build()}
+	rotate := func(id *v2.ResourceId, options *v2.CredentialOptions, keys ...*v2.EncryptionConfig) baton.Task_builder {
+		return baton.Task_builder{RotateCredentials: baton.Task_RotateCredentialsTask_builder{ResourceId: id, CredentialOptions: options, EncryptionConfigs: keys}.Build()}
+	}
+	issue := baton.Task_builder{IssueCredential: baton.Task_IssueCredentialTask_builder{IdentityId: nobody.GetId()}.Build()}
+	invoke := func(name string, args map[string]any) baton.Task_builder {
+		packed, _ := structpb.NewStruct(args)
+		return baton.Task_builder{ActionInvoke: baton.Task_ActionInvokeTask_builder{Name: name, Args: packed}.Build()}
+	}
+	if t == nil {
+		off := codes.FailedPrecondition
+		return []*task{
+			refused("grant", off, grant(none, nobody)),
+			refused("revoke", off, revoke(grantOf(none, nobody))),
+			refused("create account", off, baton.Task_builder{CreateAccount: baton.Task_CreateAccountTask_builder{AccountInfo: &v2.AccountInfo{}}.Build()}),
+			refused("create resource", off, baton.Task_builder{CreateResource: baton.Task_CreateResourceTask_builder{Resource: nothing}.Build()}),
+			refused("delete resource", off, remove),
+			refused("rotate credentials", off, rotate(nobody.GetId(), nil)),
+			refused("issue credential", off, issue),
+			refused("invoke action", off, invoke("none", nil)),
+		}, nil
+	}
+	var crew string
+	for _, id := range slices.Sorted(maps.Keys(t.Groups)) {
+		if !t.Groups[id].Dynamic && len(t.Groups[id].Members) > 0 {
+			crew = id
+			break
+		}
+	}
+	var outsiders []string
+	for _, id := range slices.Sorted(maps.Keys(t.Users)) {
+		var user struct {
+			Status string `json:"status"`
+		}
+		if err := json.Unmarshal(t.Users[id], &user); err != nil {
+			return nil, err
+		}
+		if user.Status == "active" && !slices.Contains(t.Groups[crew].Members, id) {
+			outsiders = append(outsiders, id)
+		}
+	}
+	if crew == "" || len(outsiders) < 3 {
+		return nil, fmt.Errorf("the tenant has nobody to change: group %q, %d users", crew, len(outsiders))
+	}
+	provider, err := providers.GetEncryptionProvider(jwk.EncryptionProviderJwk)
+	if err != nil {
+		return nil, err
+	}
+	key, _, err := provider.GenerateKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	random := v2.CredentialOptions_builder{RandomPassword: v2.CredentialOptions_RandomPassword_builder{Length: 20}.Build()}.Build()
+	member := memberOf(resourceOf("group", crew))
+	held := resourceOf("user", t.Groups[crew].Members[0])
+	hire := v2.AccountInfo_builder{
+		Emails: []*v2.AccountInfo_Email{v2.AccountInfo_Email_builder{Address: "conformance.hire@example.com", IsPrimary: true}.Build()},
+		Login:  "conformance.hire",
+	}.Build()
+	return []*task{
+		answered("grant", &v2.GrantManagerServiceGrantResponse{}, grant(member, resourceOf("user", outsiders[0]))),
+		refused("grant of nothing", codes.NotFound, grant(none, nobody)),
+		answered("revoke", &v2.GrantManagerServiceRevokeResponse{}, revoke(grantOf(member, held))),
+		answered("create account", &v2.CreateAccountResponse{}, baton.Task_builder{CreateAccount: baton.Task_CreateAccountTask_builder{
+			AccountInfo: hire, CredentialOptions: random, EncryptionConfigs: []*v2.EncryptionConfig{key},
+		}.Build()}),
+		refused("create nobody", codes.InvalidArgument, baton.Task_builder{CreateAccount: baton.Task_CreateAccountTask_builder{AccountInfo: &v2.AccountInfo{}}.Build()}),
+		answered("create resource", &v2.CreateResourceResponse{}, baton.Task_builder{CreateResource: baton.Task_CreateResourceTask_builder{
+			Resource: v2.Resource_builder{Id: v2.ResourceId_builder{ResourceType: "group"}.Build(), DisplayName: "Conformance crew"}.Build(),
+		}.Build()}),
+		answered("delete resource", &v2.DeleteResourceResponse{}, remove),
+		answered("rotate credentials", &v2.RotateCredentialResponse{}, rotate(resourceOf("user", outsiders[1]).GetId(), random, key)),
+		refused("rotate for nobody to read", codes.InvalidArgument, rotate(nobody.GetId(), random)),
+		refused("issue credential", codes.Unimplemented, issue),
+		answered("invoke action", &v2.InvokeActionResponse{}, invoke("suspend_user", map[string]any{"user_id": outsiders[2]})),
+		later(refused("invoke no action", codes.NotFound, invoke("none", nil))),
+	}, nil
+}
+
+// refusals is every other kind of task that syncs nothing, with the end that it has to have.
+func refusals() []*task {
 	unknown := baton.Task_builder{}.Build()
 	unknown.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 199, protowire.BytesType), []byte{}))
 	return []*task{
 		{name: "hello", give: baton.Task_builder{Hello: &baton.Task_HelloTask{}}.Build(), want: outcome{hello: true}},
-		refused("grant", provisioning, baton.Task_builder{Grant: baton.Task_GrantTask_builder{Entitlement: member, Principal: user}.Build()}),
-		refused("revoke", provisioning, baton.Task_builder{Revoke: baton.Task_RevokeTask_builder{Grant: grantOf(member, user)}.Build()}),
-		refused("create account", provisioning, baton.Task_builder{CreateAccount: baton.Task_CreateAccountTask_builder{AccountInfo: &v2.AccountInfo{}}.Build()}),
-		refused("create resource", provisioning, baton.Task_builder{CreateResource: baton.Task_CreateResourceTask_builder{Resource: group}.Build()}),
-		refused("delete resource", provisioning, baton.Task_builder{DeleteResource: baton.Task_DeleteResourceTask_builder{ResourceId: group.GetId()}.Build()}),
-		refused("rotate credentials", provisioning, baton.Task_builder{RotateCredentials: baton.Task_RotateCredentialsTask_builder{ResourceId: user.GetId()}.Build()}),
-		refused("issue credential", provisioning, baton.Task_builder{IssueCredential: baton.Task_IssueCredentialTask_builder{IdentityId: user.GetId()}.Build()}),
 		refused("event feed", codes.Unimplemented, baton.Task_builder{EventFeed: &baton.Task_EventFeedTask{}}),
 		refused("create ticket", codes.Unimplemented, baton.Task_builder{CreateTicketTask: &baton.Task_CreateTicketTask{}}),
 		refused("ticket schemas", codes.Unimplemented, baton.Task_builder{ListTicketSchemas: &baton.Task_ListTicketSchemasTask{}}),
@@ -453,7 +554,6 @@ func refusals(provisioning codes.Code) []*task {
 		refused("get tickets", codes.Unimplemented, baton.Task_builder{BulkGetTickets: &baton.Task_BulkGetTicketsTask{}}),
 		refused("create sync diff", codes.Unimplemented, baton.Task_builder{CreateSyncDiff: &baton.Task_CreateSyncDiffTask{}}),
 		refused("compact syncs", codes.Unimplemented, baton.Task_builder{CompactSyncs: &baton.Task_CompactSyncs{}}),
-		refused("invoke action", codes.Unimplemented, baton.Task_builder{ActionInvoke: baton.Task_ActionInvokeTask_builder{Name: "none"}.Build()}),
 		answered("action schemas", &v2.ListActionSchemasResponse{}, baton.Task_builder{ActionListSchemas: &baton.Task_ActionListSchemasTask{}}),
 		later(refused("action schema", codes.NotFound, baton.Task_builder{ActionGetSchema: baton.Task_ActionGetSchemaTask_builder{Name: "none"}.Build()})),
 		later(refused("action schema without name", codes.InvalidArgument, baton.Task_builder{ActionGetSchema: &baton.Task_ActionGetSchemaTask{}})),
@@ -521,11 +621,17 @@ func (r *run) session(ctx context.Context, name string, tenant []string, syncs [
 				break
 			}
 		}
-		provisioning := codes.FailedPrecondition
+		var directoryTruth *truth
 		if batch {
-			provisioning = codes.Unimplemented
+			if directoryTruth, err = truthOf(directory); err != nil {
+				return "", err
+			}
 		}
-		s := &session{run: r, batch: batch, tasks: append(syncs, refusals(provisioning)...), byID: map[string]*task{}, messages: map[string]int{}}
+		changes, err := changesOf(ctx, directoryTruth)
+		if err != nil {
+			return "", err
+		}
+		s := &session{run: r, batch: batch, tasks: slices.Concat(syncs, changes, refusals()), byID: map[string]*task{}, messages: map[string]int{}}
 		for number, t := range s.tasks {
 			id := fmt.Sprintf("conformance%016d", number)
 			t.give.SetId(id)
@@ -632,7 +738,12 @@ func (r *run) daemon(ctx context.Context, s *session, folder, directory string) 
 		command.Process.Kill()
 		return fmt.Errorf("the daemon does not end on SIGTERM")
 	}
-	if left, err := os.ReadDir(work); err != nil || len(left) > 0 {
+	left, err := os.ReadDir(work)
+	if s.batch {
+		// What is remembered of changes stays.
+		left = slices.DeleteFunc(left, func(entry os.DirEntry) bool { return entry.Name() == "baton-jumpcloud-state" })
+	}
+	if err != nil || len(left) > 0 {
 		return fmt.Errorf("the work folder is not empty: %v %v", left, err)
 	}
 	if bytes.Contains(out.Bytes(), []byte("SECRETSEED")) || bytes.Contains(out.Bytes(), []byte(s.door.secret)) {

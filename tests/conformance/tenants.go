@@ -50,6 +50,7 @@ type truth struct {
 	Groups map[string]struct {
 		Members []string `json:"members"`
 		Nested  []string `json:"nested"`
+		Dynamic bool     `json:"dynamic"`
 	} `json:"groups"`
 	Apps map[string]struct {
 		Groups    []string `json:"groups"`
