@@ -107,6 +107,26 @@ pub struct Done<T> {
     pub request_ids: Vec<String>,
 }
 
+impl<T> Done<T> {
+    /// A change for which nothing was written.
+    pub const fn unwritten(value: T, effect: Effect) -> Self {
+        Self {
+            value,
+            effect,
+            request_ids: Vec::new(),
+        }
+    }
+
+    /// A change that was written, with the request ids that there are.
+    pub fn written(value: T, request_ids: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            value,
+            effect: Effect::Changed,
+            request_ids: request_ids.into_iter().collect(),
+        }
+    }
+}
+
 /// The credential that a new or existing account is to have.
 #[derive(Debug, Clone, Default)]
 pub enum Credential {

@@ -5,10 +5,12 @@
 //! it was checked here, and no error repeats more of a request than ids.
 
 use async_trait::async_trait;
-use serde_json::Value as Json;
+use serde::{Serialize, de::IgnoredAny};
+use serde_json::{Value as Json, json};
 
 use super::{
     JumpCloud,
+    client::{Method, Repeat},
     ids::{APP, GROUP, ROLE, USER, entitlement_id},
     profile::{clip, text_of},
     wire,
@@ -184,6 +186,63 @@ impl JumpCloud {
     }
 }
 
+impl JumpCloud {
+    /// Writes what answers with nothing of interest; `what` ends the sentence "the key may not …".
+    async fn send<B: Serialize + ?Sized + Sync>(
+        &self,
+        method: Method,
+        template: &'static str,
+        ids: &[&str],
+        body: Option<&B>,
+        repeat: Repeat,
+        what: &str,
+    ) -> Result<Option<String>, Error> {
+        self.client
+            .write::<B, IgnoredAny>(method, template, ids, body, repeat)
+            .await
+            .map(|written| written.request_id)
+            .map_err(|error| explained(error, what))
+    }
+
+    /// As [`JumpCloud::send`], for a write without a body that may be repeated.
+    async fn order(
+        &self,
+        method: Method,
+        template: &'static str,
+        ids: &[&str],
+        what: &str,
+    ) -> Result<Option<String>, Error> {
+        self.send::<()>(method, template, ids, None, Repeat::Always, what)
+            .await
+    }
+
+    /// Adds or removes the edge from an object of the graph to a user or user group.
+    async fn set_edge(
+        &self,
+        wish: Wish,
+        template: &'static str,
+        from: &str,
+        to: Named<'_>,
+        what: &str,
+    ) -> Result<Option<String>, Error> {
+        let kind = if to.kind == GROUP {
+            "user_group"
+        } else {
+            "user"
+        };
+        let body = json!({"op": wish.op(), "type": kind, "id": to.id});
+        self.send(
+            Method::Post,
+            template,
+            &[from],
+            Some(&body),
+            Repeat::Always,
+            what,
+        )
+        .await
+    }
+}
+
 /// Records the plan; in a dry run, the answer to give instead of writing.
 async fn planned<T>(
     plan: &Plan,
@@ -192,11 +251,7 @@ async fn planned<T>(
 ) -> Result<Option<Done<T>>, Error> {
     Ok(match change.intend(plan).await? {
         Permit::Write => None,
-        Permit::Pretend => Some(Done {
-            value: value(),
-            effect: Effect::Planned,
-            request_ids: Vec::new(),
-        }),
+        Permit::Pretend => Some(Done::unwritten(value(), Effect::Planned)),
     })
 }
 
@@ -206,6 +261,17 @@ fn plan(operation: &str, whom: Named<'_>, on: Named<'_>, before: Json, after: Js
         operation: operation.to_owned(),
         subject: whom.key(),
         object: on.key(),
+        before,
+        after,
+    }
+}
+
+/// A plan about a thing itself.
+fn plan_for(operation: &str, subject: String, before: Json, after: Json) -> Plan {
+    Plan {
+        operation: operation.to_owned(),
+        subject,
+        object: String::new(),
         before,
         after,
     }

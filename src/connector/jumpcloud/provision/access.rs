@@ -9,13 +9,12 @@
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, join, try_join};
-use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::{
     super::{
         JumpCloud,
-        client::{Convention, List, Method, Repeat},
+        client::{Convention, List},
         groups::expandable,
         ids::{ADMINISTRATION_APP, APP, GROUP, grant},
         profile::clip,
@@ -23,12 +22,12 @@ use super::{
     },
     Named, Wish, already,
     confirm::confirm_edge,
-    explained, plan, planned,
+    plan, planned,
 };
 use crate::{
     connector::{
         Error,
-        provision::{Change, Done, Effect},
+        provision::{Change, Done},
     },
     proto::connector as v2,
 };
@@ -74,11 +73,7 @@ impl JumpCloud {
             if wish == Wish::Revoke && whom.kind != GROUP && change.earlier.is_none() {
                 self.refuse_inherited(app.id, whom.id).await?;
             }
-            return Ok(Done {
-                value: value(),
-                effect: already(change),
-                request_ids: Vec::new(),
-            });
+            return Ok(Done::unwritten(value(), already(change)));
         }
 
         let operation = match wish {
@@ -90,24 +85,15 @@ impl JumpCloud {
         if let Some(planned) = planned(&plan, change, value).await? {
             return Ok(planned);
         }
-        let kind = if whom.kind == GROUP {
-            "user_group"
-        } else {
-            "user"
-        };
-        let body = json!({"op": wish.op(), "type": kind, "id": whom.id});
         let written = self
-            .client
-            .write::<_, IgnoredAny>(
-                Method::Post,
+            .set_edge(
+                wish,
                 "/api/v2/applications/{id}/associations",
-                &[app.id],
-                Some(&body),
-                Repeat::Always,
+                app.id,
+                whom,
+                "change who may use applications",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "change who may use applications"));
+            .await;
         let what = match wish {
             Wish::Grant => format!(
                 "binding {} {} to application {}",
@@ -123,11 +109,7 @@ impl JumpCloud {
             Ok(apps.contains(app.id) == wish.wants())
         };
         let request_id = confirm_edge(&what, written, look).await?;
-        Ok(Done {
-            value: value(),
-            effect: Effect::Changed,
-            request_ids: request_id.into_iter().collect(),
-        })
+        Ok(Done::written(value(), request_id))
     }
 
     /// The ids of the applications that a user or group is bound to directly.

@@ -9,7 +9,7 @@
 //! is to start silently is therefore made staged, and activated without mail.
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Serialize, de::IgnoredAny};
+use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::{
@@ -26,8 +26,9 @@ use super::{
     already,
     confirm::{confirm, settle},
     explained,
+    guard::linked_id,
     passwords::plaintext,
-    planned, rows,
+    plan_for, planned, rows,
 };
 use crate::{
     connector::{
@@ -139,15 +140,12 @@ impl JumpCloud {
 
     /// An account that somebody else made.
     async fn existing(&self, id: &str) -> Result<Done<Account>, Error> {
-        Ok(Done {
-            value: Account {
-                resource: self.get_user(&Session::default(), id).await?,
-                existed: true,
-                secrets: Vec::new(),
-            },
-            effect: Effect::AlreadyTrue,
-            request_ids: Vec::new(),
-        })
+        let account = Account {
+            resource: self.get_user(&Session::default(), id).await?,
+            existed: true,
+            secrets: Vec::new(),
+        };
+        Ok(Done::unwritten(account, Effect::AlreadyTrue))
     }
 
     async fn create(
@@ -227,19 +225,8 @@ impl JumpCloud {
         };
         let resource = self.finish(&id, finish, &mut request_ids).await?;
         let told = matches!(account.credential, Credential::Random(_));
-        Ok(Done {
-            value: Account {
-                resource,
-                existed: false,
-                secrets: password
-                    .filter(|_| told)
-                    .map(plaintext)
-                    .into_iter()
-                    .collect(),
-            },
-            effect: Effect::Changed,
-            request_ids,
-        })
+        let made = made(resource, password.filter(|_| told));
+        Ok(Done::written(made, request_ids))
     }
 
     /// Goes on with a user that an earlier attempt made. Its password, if it was made up, is known to nobody by now.
@@ -279,15 +266,7 @@ impl JumpCloud {
         };
         let mut request_ids = Vec::new();
         let resource = self.finish(id, finish, &mut request_ids).await?;
-        Ok(Done {
-            value: Account {
-                resource,
-                existed: false,
-                secrets: password.map(plaintext).into_iter().collect(),
-            },
-            effect: Effect::Changed,
-            request_ids,
-        })
+        Ok(Done::written(made(resource, password), request_ids))
     }
 
     /// Brings a user that is ours to where it was meant to be, and reads it back.
@@ -327,17 +306,15 @@ impl JumpCloud {
         body: Json,
     ) -> Result<(wire::SystemUser, Option<String>), Error> {
         let written = self
-            .client
-            .write::<_, IgnoredAny>(
+            .send(
                 Method::Post,
                 "/api/systemusers/{id}/state/activate",
                 &[id],
                 Some(&body),
                 Repeat::Always,
+                "activate users",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "activate users"));
+            .await;
         // A repeated activation of a user that is active by now is refused; the state says which it was.
         let written = match written {
             Err(error) if error.code() == Code::InvalidArgument => {
@@ -356,15 +333,8 @@ impl JumpCloud {
     /// What a dry run answers: the account as it would be.
     async fn as_planned(&self, fields: Map<String, Json>) -> Result<Done<Account>, Error> {
         let row = serde_json::from_value::<wire::SystemUser>(fields.into()).unwrap_or_default();
-        Ok(Done {
-            value: Account {
-                resource: self.directory_user(&row, PLANNED).await?,
-                existed: false,
-                secrets: Vec::new(),
-            },
-            effect: Effect::Planned,
-            request_ids: Vec::new(),
-        })
+        let planned = made(self.directory_user(&row, PLANNED).await?, None);
+        Ok(Done::unwritten(planned, Effect::Planned))
     }
 
     /// JumpCloud refused a new user. Where that is because it exists, says who it is.
@@ -538,42 +508,29 @@ impl JumpCloud {
         let row = match self.changeable_user(id).await {
             Ok(row) => row,
             Err(Error::NotFound { .. }) => {
-                return Ok(Done {
-                    value: (),
-                    effect: already(change),
-                    request_ids: Vec::new(),
-                });
+                return Ok(Done::unwritten((), already(change)));
             }
             Err(error) => return Err(error),
         };
         self.spare_administrator(&row).await?;
-        let administrator = row
-            .admin
-            .as_ref()
-            .and_then(|admin| filled(admin.id.as_deref()));
-        let plan = Plan {
-            operation: "user.delete".to_owned(),
-            subject: format!("{USER}:{id}"),
-            object: String::new(),
-            before: json!({"exists": true, "state": row.state, "administrator": administrator}),
-            after: json!({"exists": false}),
-        };
+        let plan = plan_for(
+            "user.delete",
+            format!("{USER}:{id}"),
+            json!({"exists": true, "state": row.state, "administrator": linked_id(&row)}),
+            json!({"exists": false}),
+        );
         if let Some(planned) = planned(&plan, change, || ()).await? {
             return Ok(planned);
         }
         // The people whom this one manages are left without a manager, and not with one that does not exist.
         let written = self
-            .client
-            .write::<(), IgnoredAny>(
+            .order(
                 Method::Delete,
                 "/api/systemusers/{id}?cascade_manager=null",
                 &[id],
-                None,
-                Repeat::Always,
+                "delete users",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "delete users"));
+            .await;
         let ((), request_id) = confirm(
             &format!("deleting user {id}"),
             gone_is_done(written),
@@ -583,11 +540,16 @@ impl JumpCloud {
             },
         )
         .await?;
-        Ok(Done {
-            value: (),
-            effect: Effect::Changed,
-            request_ids: request_id.into_iter().collect(),
-        })
+        Ok(Done::written((), request_id))
+    }
+}
+
+/// An account that is made, with the password that ConductorOne is to learn.
+fn made(resource: v2::Resource, password: Option<SecretString>) -> Account {
+    Account {
+        resource,
+        existed: false,
+        secrets: password.map(plaintext).into_iter().collect(),
     }
 }
 
@@ -677,18 +639,13 @@ fn plan(
         Credential::Sso => "sso",
         Credential::Given(_) => "given",
     };
-    Plan {
-        operation: CREATE.to_owned(),
-        subject,
-        object: String::new(),
-        before,
-        after: json!({
-            "exists": true,
-            "state": if user.fields.staged == Some(true) { "STAGED" } else { "ACTIVATED" },
-            "password": credential,
-            "expired": force_change,
-            "mail": user.fields.send_email != Some(false),
-            "fields": user.fields.names(),
-        }),
-    }
+    let after = json!({
+        "exists": true,
+        "state": if user.fields.staged == Some(true) { "STAGED" } else { "ACTIVATED" },
+        "password": credential,
+        "expired": force_change,
+        "mail": user.fields.send_email != Some(false),
+        "fields": user.fields.names(),
+    });
+    plan_for(CREATE, subject, before, after)
 }

@@ -13,7 +13,7 @@ use super::{
         profile::{clip, filled, text_of},
     },
     account_schema::{arguments, shape},
-    argument_id,
+    argument_id, plan_for,
 };
 use crate::{
     connector::{
@@ -622,13 +622,7 @@ fn invalid(what: String) -> Error {
 
 /// A plan about a user.
 fn plan(operation: &str, user: &str, before: Json, after: Json) -> Plan {
-    Plan {
-        operation: operation.to_owned(),
-        subject: format!("{USER}:{user}"),
-        object: String::new(),
-        before,
-        after,
-    }
+    plan_for(operation, format!("{USER}:{user}"), before, after)
 }
 
 /// An instant as JumpCloud writes it.

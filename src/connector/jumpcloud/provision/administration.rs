@@ -8,7 +8,6 @@
 
 use std::collections::BTreeSet;
 
-use serde::de::IgnoredAny;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -25,12 +24,13 @@ use super::{
     },
     Named, Wish, already,
     confirm::{confirm, confirm_edge},
-    explained, plan, planned,
+    guard::{bills, linked_id},
+    plan, planned,
 };
 use crate::{
     connector::{
         Error,
-        provision::{Change, Done, Effect},
+        provision::{Change, Done},
     },
     error::{Classify as _, Code},
     proto::{connector as v2, pack},
@@ -82,7 +82,7 @@ impl JumpCloud {
         let session = Session::default();
         let administrators = self.administrators(&session).await?;
         match (wish, self.who(&administrators, whom.id).await?) {
-            (Wish::Grant, Who::Administrator { account, person }) => {
+            (wish, Who::Administrator { account, person }) => {
                 let scene = Scene {
                     administrators: &administrators,
                     account,
@@ -91,29 +91,19 @@ impl JumpCloud {
                     whom,
                     change,
                 };
-                self.add_role(&session, scene).await
+                match wish {
+                    Wish::Grant => self.add_role(&session, scene).await,
+                    Wish::Revoke => self.remove_role(scene).await,
+                }
             }
             (Wish::Grant, Who::Person(row)) => {
                 self.make_administrator(&session, &row, role, whom, change)
                     .await
             }
             (Wish::Grant, Who::Nobody) => Err(not_found(whom)),
-            (Wish::Revoke, Who::Administrator { account, person }) => {
-                let scene = Scene {
-                    administrators: &administrators,
-                    account,
-                    principal: self.principal_of(account, person),
-                    role,
-                    whom,
-                    change,
-                };
-                self.remove_role(scene).await
+            (Wish::Revoke, Who::Person(_) | Who::Nobody) => {
+                Ok(Done::unwritten(Vec::new(), already(change)))
             }
-            (Wish::Revoke, Who::Person(_) | Who::Nobody) => Ok(Done {
-                value: Vec::new(),
-                effect: already(change),
-                request_ids: Vec::new(),
-            }),
         }
     }
 
@@ -167,11 +157,7 @@ impl JumpCloud {
             }
             (Wish::Revoke, Who::Person(_) | Who::Nobody) => Vec::new(),
         };
-        Ok(Done {
-            value,
-            effect: already(change),
-            request_ids: Vec::new(),
-        })
+        Ok(Done::unwritten(value, already(change)))
     }
 
     async fn add_role(
@@ -182,11 +168,8 @@ impl JumpCloud {
         let Scene { account, role, .. } = scene;
         let before = role_ids(account);
         if before.contains(role.id) {
-            return Ok(Done {
-                value: scene.grant(&planned_before(scene.change), &before),
-                effect: already(scene.change),
-                request_ids: Vec::new(),
-            });
+            let grant = scene.grant(&planned_before(scene.change), &before);
+            return Ok(Done::unwritten(grant, already(scene.change)));
         }
         let name = self.role_name(session, role.id).await?;
         // An administrator without a list of roles lives in an organisation that knows one role each.
@@ -220,23 +203,14 @@ impl JumpCloud {
             Ok(roles.filter(|roles| roles.contains(role.id)))
         };
         let (now, request_id) = confirm(&what, written, look).await?;
-        Ok(Done {
-            value: scene.grant(&before, &now),
-            effect: Effect::Changed,
-            request_ids: request_id.into_iter().collect(),
-        })
+        Ok(Done::written(scene.grant(&before, &now), request_id))
     }
 
     async fn remove_role(&self, scene: Scene<'_>) -> Result<Done<Vec<v2::Grant>>, Error> {
         let Scene { account, role, .. } = scene;
         let before = role_ids(account);
-        let done = |effect, request_id: Option<String>| Done {
-            value: Vec::new(),
-            effect,
-            request_ids: request_id.into_iter().collect(),
-        };
         if !before.contains(role.id) {
-            return Ok(done(already(scene.change), None));
+            return Ok(Done::unwritten(Vec::new(), already(scene.change)));
         }
         let names: Vec<&str> = account
             .roles()
@@ -271,17 +245,13 @@ impl JumpCloud {
         };
         let request_id = if last {
             let written = self
-                .client
-                .write::<(), IgnoredAny>(
+                .order(
                     Method::Delete,
                     "/api/users/{id}",
                     &[&account.id],
-                    None,
-                    Repeat::Always,
+                    "delete administrators",
                 )
-                .await
-                .map(|written| written.request_id)
-                .map_err(|error| explained(error, "delete administrators"));
+                .await;
             let what = format!("deleting administrator {}", account.id);
             confirm_edge(&what, written, look).await?
         } else {
@@ -291,7 +261,7 @@ impl JumpCloud {
             let what = format!("taking role {} from administrator {}", role.id, account.id);
             confirm_edge(&what, written, look).await?
         };
-        Ok(done(Effect::Changed, request_id))
+        Ok(Done::written(Vec::new(), request_id))
     }
 
     /// Makes a directory user an administrator with one role.
@@ -329,17 +299,15 @@ impl JumpCloud {
             }
         }
         let written = self
-            .client
-            .write::<_, IgnoredAny>(
+            .send(
                 Method::Post,
                 "/api/users",
                 &[],
                 Some(&body),
                 Repeat::UnlessSent,
+                "create administrators",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "create administrators"));
+            .await;
         let wanted = email_key(Some(address));
         let look = || async {
             let now = self.administrators(&Session::default()).await?;
@@ -356,25 +324,19 @@ impl JumpCloud {
         } else {
             &id
         };
-        Ok(Done {
-            value: value(principal),
-            effect: Effect::Changed,
-            request_ids: request_id.into_iter().collect(),
-        })
+        Ok(Done::written(value(principal), request_id))
     }
 
     async fn put_administrator(&self, id: &str, body: &Json) -> Result<Option<String>, Error> {
-        self.client
-            .write::<_, IgnoredAny>(
-                Method::Put,
-                "/api/users/{id}",
-                &[id],
-                Some(body),
-                Repeat::Always,
-            )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "change the roles of administrators"))
+        self.send(
+            Method::Put,
+            "/api/users/{id}",
+            &[id],
+            Some(body),
+            Repeat::Always,
+            "change the roles of administrators",
+        )
+        .await
     }
 
     /// Finds who an id stands for, by the links that a sync finds: JumpCloud's own record, else the e-mail address.
@@ -393,8 +355,7 @@ impl JumpCloud {
             return Ok(Who::Nobody);
         };
         let person = Some(id);
-        let linked = row.admin.as_ref().and_then(|admin| admin.id.as_deref());
-        if let Some(linked) = filled(linked) {
+        if let Some(linked) = linked_id(&row) {
             return match administrators.find(linked) {
                 Some(account) => Ok(Who::Administrator { account, person }),
                 None => Err(Error::Refused {
@@ -448,12 +409,8 @@ impl JumpCloud {
         if !before.contains(&billing) || after.contains(&billing) {
             return Ok(());
         }
-        let others = scene.administrators.accounts.iter().any(|other| {
-            other.id != account.id
-                && other.row.suspended != Some(true)
-                && role_ids(other).contains(&billing)
-        });
-        if others {
+        let mut others = scene.administrators.accounts.iter();
+        if others.any(|other| other.id != account.id && bills(other)) {
             return Ok(());
         }
         Err(Error::Refused {

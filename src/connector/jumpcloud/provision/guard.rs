@@ -50,10 +50,6 @@ impl JumpCloud {
         for account in &linked {
             self.spare_key_owner(account).await?;
         }
-        let billing = role_id(BILLING);
-        let bills = |account: &Account| {
-            account.row.suspended != Some(true) && role_ids(account).contains(&billing)
-        };
         let stays = |account: &&Account| !linked.iter().any(|gone| gone.id == account.id);
         let others = administrators.accounts.iter().filter(stays).any(bills);
         if !others && linked.iter().any(|account| bills(account)) {
@@ -68,8 +64,13 @@ impl JumpCloud {
     }
 }
 
+/// Whether this administrator can keep the organisation administered.
+pub(super) fn bills(account: &Account) -> bool {
+    account.row.suspended != Some(true) && role_ids(account).contains(&role_id(BILLING))
+}
+
 /// The id of the administrator that JumpCloud's record of a user names.
-fn linked_id(row: &wire::SystemUser) -> Option<&str> {
+pub(super) fn linked_id(row: &wire::SystemUser) -> Option<&str> {
     row.admin
         .as_ref()
         .and_then(|admin| filled(admin.id.as_deref()))

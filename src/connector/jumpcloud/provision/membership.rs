@@ -8,13 +8,12 @@
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, join};
-use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::{
     super::{
         JumpCloud, absent,
-        client::{Convention, List, Method, Repeat},
+        client::{Convention, List},
         groups::{AUTOMATED, METHOD, RULE, how_members_come},
         ids::{GROUP, USER, grant},
         profile::{clip, text_of},
@@ -22,12 +21,12 @@ use super::{
     },
     Named, Wish, already,
     confirm::confirm_edge,
-    explained, plan, planned,
+    plan, planned,
 };
 use crate::{
     connector::{
         Error,
-        provision::{Change, Done, Effect},
+        provision::{Change, Done},
     },
     error::{Classify as _, Code},
     proto::connector as v2,
@@ -63,11 +62,7 @@ impl JumpCloud {
         };
         let before = groups.contains(group.id);
         if before == wish.wants() {
-            return Ok(Done {
-                value: value(),
-                effect: already(change),
-                request_ids: Vec::new(),
-            });
+            return Ok(Done::unwritten(value(), already(change)));
         }
         if text_of(profile, METHOD) == Some(AUTOMATED) {
             return Err(Error::Refused {
@@ -94,19 +89,7 @@ impl JumpCloud {
         if let Some(planned) = planned(&plan, change, value).await? {
             return Ok(planned);
         }
-        let body = json!({"op": wish.op(), "type": "user", "id": user.id});
-        let written = self
-            .client
-            .write::<_, IgnoredAny>(
-                Method::Post,
-                "/api/v2/usergroups/{id}/members",
-                &[group.id],
-                Some(&body),
-                Repeat::Always,
-            )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "change the members of groups"));
+        let written = self.set_member(wish, group.id, user).await;
         let what = match wish {
             Wish::Grant => format!("adding user {} to group {}", user.id, group.id),
             Wish::Revoke => format!("removing user {} from group {}", user.id, group.id),
@@ -116,11 +99,24 @@ impl JumpCloud {
             Ok(groups.contains(group.id) == wish.wants())
         };
         let request_id = confirm_edge(&what, written, look).await?;
-        Ok(Done {
-            value: value(),
-            effect: Effect::Changed,
-            request_ids: request_id.into_iter().collect(),
-        })
+        Ok(Done::written(value(), request_id))
+    }
+
+    /// Writes one membership, without asking before and looking afterwards.
+    pub(super) async fn set_member(
+        &self,
+        wish: Wish,
+        group: &str,
+        user: Named<'_>,
+    ) -> Result<Option<String>, Error> {
+        self.set_edge(
+            wish,
+            "/api/v2/usergroups/{id}/members",
+            group,
+            user,
+            "change the members of groups",
+        )
+        .await
     }
 
     /// The directory user with this id; `purpose` ends the sentence "an administrator cannot …".

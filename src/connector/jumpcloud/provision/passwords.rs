@@ -3,7 +3,7 @@
 //! A password exists only inside [`SecretString`] and inside the body of one request; it is in no error, log or plan.
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Serialize, de::IgnoredAny};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
@@ -15,12 +15,12 @@ use super::{
         wire,
     },
     confirm::settle,
-    explained, planned, rows,
+    plan_for, planned, rows,
 };
 use crate::{
     connector::{
         Error,
-        provision::{Change, Credential, Done, Effect, Plan},
+        provision::{Change, Credential, Done},
     },
     crypto::{
         password::{self, Policy, Recipe},
@@ -211,16 +211,15 @@ impl JumpCloud {
             });
         };
         let made_up = matches!(credential, Credential::Random(_));
-        let plan = Plan {
-            operation: SET.to_owned(),
-            subject: format!("{USER}:{user}"),
-            object: String::new(),
-            before: json!({ CHANGED_AT: row.password_date }),
-            after: json!({
+        let plan = plan_for(
+            SET,
+            format!("{USER}:{user}"),
+            json!({ CHANGED_AT: row.password_date }),
+            json!({
                 "password": if made_up { "random" } else { "given" },
                 "expired": force_change,
             }),
-        };
+        );
         // A given password that an earlier attempt has set already would be refused as a repetition.
         let set = !made_up
             && change.earlier.is_some_and(|earlier| {
@@ -237,11 +236,8 @@ impl JumpCloud {
         if force_change {
             request_ids.extend(self.expire(user).await?);
         }
-        Ok(Done {
-            value: made_up.then(|| plaintext(password)).into_iter().collect(),
-            effect: Effect::Changed,
-            request_ids,
-        })
+        let told = made_up.then(|| plaintext(password));
+        Ok(Done::written(told.into_iter().collect(), request_ids))
     }
 
     /// Sets a password; `before` is the record from before.
@@ -255,16 +251,15 @@ impl JumpCloud {
             password: password.expose_secret(),
         };
         let written = self
-            .client
-            .write::<_, IgnoredAny>(
+            .send(
                 Method::Put,
                 "/api/systemusers/{id}",
                 &[user],
                 Some(&body),
                 Repeat::Always,
+                "set passwords of users",
             )
-            .await
-            .map_err(|error| explained(error, "set passwords of users"));
+            .await;
         let moved = || async {
             let row = self.read_directory_user(user).await?;
             Ok(row.filter(|row| {
@@ -281,24 +276,19 @@ impl JumpCloud {
         };
         match seen {
             Ok(Some(_)) => Ok(None),
-            Ok(None) | Err(_) => written.map(|written| written.request_id),
+            Ok(None) | Err(_) => written,
         }
     }
 
     /// Expires a password, so that the person has to choose another one at the next sign-in.
     pub(super) async fn expire(&self, user: &str) -> Result<Option<String>, Error> {
-        let written = self
-            .client
-            .write::<(), IgnoredAny>(
-                Method::Post,
-                "/api/systemusers/{id}/expire",
-                &[user],
-                None,
-                Repeat::Always,
-            )
-            .await
-            .map_err(|error| explained(error, "expire passwords of users"))?;
-        Ok(written.request_id)
+        self.order(
+            Method::Post,
+            "/api/systemusers/{id}/expire",
+            &[user],
+            "expire passwords of users",
+        )
+        .await
     }
 }
 

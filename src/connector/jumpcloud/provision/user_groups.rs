@@ -4,7 +4,6 @@
 //! group is made.
 
 use futures_util::StreamExt;
-use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::{
@@ -18,12 +17,12 @@ use super::{
     accounts::gone_is_done,
     already,
     confirm::{confirm, settle},
-    explained, planned,
+    explained, plan_for, planned,
 };
 use crate::{
     connector::{
         Error,
-        provision::{Change, Done, Effect, Plan},
+        provision::{Change, Done},
     },
     error::{Classify, Code},
     proto::connector as v2,
@@ -81,19 +80,14 @@ impl JumpCloud {
             if !ours {
                 return Err(taken(&id));
             }
-            return Ok(Done {
-                value: self.get_group(&id).await?,
-                effect: Effect::Changed,
-                request_ids: Vec::new(),
-            });
+            return Ok(Done::written(self.get_group(&id).await?, None));
         }
-        let plan = Plan {
-            operation: CREATE.to_owned(),
-            subject: "group:new".to_owned(),
-            object: String::new(),
-            before: json!({"exists": false}),
-            after: json!({"exists": true, "description": !description.is_empty()}),
-        };
+        let plan = plan_for(
+            CREATE,
+            format!("{GROUP}:new"),
+            json!({"exists": false}),
+            json!({"exists": true, "description": !description.is_empty()}),
+        );
         let mut body = json!({"name": name});
         if let (false, Some(body)) = (description.is_empty(), body.as_object_mut()) {
             body.insert("description".to_owned(), description.into());
@@ -149,11 +143,7 @@ impl JumpCloud {
                 .ok_or_else(hidden)?,
         };
         let made = settle(|| async { super::super::absent(self.get_group(&id).await) });
-        Ok(Done {
-            value: made.await?.ok_or_else(hidden)?,
-            effect: Effect::Changed,
-            request_ids: request_id.into_iter().collect(),
-        })
+        Ok(Done::written(made.await?.ok_or_else(hidden)?, request_id))
     }
 
     /// Deletes a resource: a group, or the account of a user.
@@ -182,44 +172,31 @@ impl JumpCloud {
     async fn delete_group(&self, id: &str, change: Change<'_>) -> Result<Done<()>, Error> {
         let look = || async { super::super::absent(self.get_group(id).await) };
         if look().await?.is_none() {
-            return Ok(Done {
-                value: (),
-                effect: already(change),
-                request_ids: Vec::new(),
-            });
+            return Ok(Done::unwritten((), already(change)));
         }
-        let plan = Plan {
-            operation: "group.delete".to_owned(),
-            subject: format!("{GROUP}:{id}"),
-            object: String::new(),
-            before: json!({"exists": true}),
-            after: json!({"exists": false}),
-        };
+        let plan = plan_for(
+            "group.delete",
+            format!("{GROUP}:{id}"),
+            json!({"exists": true}),
+            json!({"exists": false}),
+        );
         if let Some(planned) = planned(&plan, change, || ()).await? {
             return Ok(planned);
         }
         let written = self
-            .client
-            .write::<(), IgnoredAny>(
+            .order(
                 Method::Delete,
                 "/api/v2/usergroups/{id}",
                 &[id],
-                None,
-                Repeat::Always,
+                "delete user groups",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "delete user groups"));
+            .await;
         let what = format!("deleting group {id}");
         let ((), request_id) = confirm(&what, gone_is_done(written), || async {
             Ok(look().await?.is_none().then_some(()))
         })
         .await?;
-        Ok(Done {
-            value: (),
-            effect: Effect::Changed,
-            request_ids: request_id.into_iter().collect(),
-        })
+        Ok(Done::written((), request_id))
     }
 
     /// The id of the group with this name.

@@ -1,6 +1,5 @@
 //! Expiring passwords, resetting second factors, removing SSH keys.
 
-use serde::de::IgnoredAny;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -14,7 +13,6 @@ use super::{
         accounts::gone_is_done,
         already,
         confirm::{confirm, settle},
-        explained,
         passwords::own_password,
         rows,
     },
@@ -116,17 +114,15 @@ impl JumpCloud {
             return Ok(outcome(Effect::Planned, &row).done());
         }
         let answer = self
-            .client
-            .write::<_, IgnoredAny>(
+            .send(
                 Method::Post,
                 "/api/systemusers/{id}/resetmfa",
                 &[user],
                 Some(&body),
                 Repeat::Always,
+                "reset the second factor of users",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "reset the second factor of users"));
+            .await;
         let reset = |row: &wire::SystemUser| {
             let excluded = row.mfa.as_ref().and_then(|mfa| mfa.exclusion) == Some(true);
             row.totp_enabled != Some(true) && (!exempt || excluded)
@@ -190,17 +186,13 @@ impl JumpCloud {
                 .done());
         }
         let answer = self
-            .client
-            .write::<(), IgnoredAny>(
+            .order(
                 Method::Delete,
                 "/api/systemusers/{id}/sshkeys/{key}",
                 &[user, key],
-                None,
-                Repeat::Always,
+                "remove SSH keys of users",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "remove SSH keys of users"));
+            .await;
         let what = format!("removing SSH key {key} of user {user}");
         let ((), request_id) = confirm(&what, gone_is_done(answer), || async {
             let keys = self.ssh_keys(user).await?;

@@ -1,20 +1,14 @@
 //! Taking a user out of every group.
 
-use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::{
     super::{
-        super::{
-            JumpCloud, absent,
-            client::{Method, Repeat},
-            groups::AUTOMATED,
-            wire,
-        },
+        super::{JumpCloud, absent, groups::AUTOMATED, ids::USER, wire},
+        Named, Wish,
         accounts::gone_is_done,
         already,
         confirm::confirm,
-        explained,
     },
     Outcome, plan,
 };
@@ -91,18 +85,11 @@ impl JumpCloud {
                     }
                 });
             }
-            let answer = self
-                .client
-                .write::<_, IgnoredAny>(
-                    Method::Post,
-                    "/api/v2/usergroups/{id}/members",
-                    &[group],
-                    Some(&json!({"op": "remove", "type": "user", "id": user})),
-                    Repeat::Always,
-                )
-                .await
-                .map(|written| written.request_id)
-                .map_err(|error| explained(error, "change the members of groups"));
+            let member = Named {
+                kind: USER,
+                id: user,
+            };
+            let answer = self.set_member(Wish::Revoke, group, member).await;
             match gone_is_done(answer) {
                 Ok(request_id) => request_ids.extend(request_id),
                 // The look at the end tells.

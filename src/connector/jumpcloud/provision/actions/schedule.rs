@@ -1,6 +1,5 @@
 //! Changes of state that JumpCloud makes by itself at a given time.
 
-use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::{
@@ -11,7 +10,6 @@ use super::{
         },
         already,
         confirm::confirm,
-        explained,
         rows::Scheduled,
     },
     Mail, Outcome, START_DATE, plan, written,
@@ -66,17 +64,15 @@ impl JumpCloud {
             }
         }
         let answer = self
-            .client
-            .write::<_, IgnoredAny>(
+            .send(
                 Method::Post,
                 "/api/v2/bulk/userstates",
                 &[],
                 Some(&body),
                 Repeat::UnlessSent,
+                "schedule changes of users",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "schedule changes of users"));
+            .await;
         let what = format!("scheduling a change of user {user}");
         let (job, request_id) = confirm(&what, answer, || self.scheduled(user, state, at)).await?;
         Ok(outcome(Effect::Changed, Some(&job))

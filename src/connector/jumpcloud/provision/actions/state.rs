@@ -1,6 +1,5 @@
 //! Suspending, activating, unlocking.
 
-use serde::de::IgnoredAny;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -13,7 +12,6 @@ use super::{
         accounts::{is_active, is_staged, is_suspended},
         already,
         confirm::confirm,
-        explained,
     },
     Mail, Outcome, plan,
 };
@@ -107,17 +105,13 @@ impl JumpCloud {
             return Ok(Outcome::new(user, Effect::Planned).done());
         }
         let written = self
-            .client
-            .write::<(), IgnoredAny>(
+            .order(
                 Method::Post,
                 "/api/systemusers/{id}/unlock",
                 &[user],
-                None,
-                Repeat::Always,
+                "unlock users",
             )
-            .await
-            .map(|written| written.request_id)
-            .map_err(|error| explained(error, "unlock users"));
+            .await;
         let what = format!("unlocking user {user}");
         let (_, request_id) =
             confirm(&what, written, || self.user_that(user, |row| !locked(row))).await?;
@@ -132,18 +126,15 @@ impl JumpCloud {
 
     /// Changes fields of a user; those that are not in the body stay as they are.
     pub(super) async fn put_user(&self, user: &str, body: &Json) -> Result<Option<String>, Error> {
-        let written = self
-            .client
-            .write::<_, IgnoredAny>(
-                Method::Put,
-                "/api/systemusers/{id}",
-                &[user],
-                Some(body),
-                Repeat::Always,
-            )
-            .await
-            .map_err(|error| explained(error, "change users"))?;
-        Ok(written.request_id)
+        self.send(
+            Method::Put,
+            "/api/systemusers/{id}",
+            &[user],
+            Some(body),
+            Repeat::Always,
+            "change users",
+        )
+        .await
     }
 
     /// The record of a user, once it fits.
