@@ -143,3 +143,12 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
+
+/// A name that came from a peer, quoted and capped for use in a message.
+pub fn quoted(name: &str) -> String {
+    const LIMIT: usize = 64;
+    match name.char_indices().nth(LIMIT) {
+        Some((end, _)) => format!("{:?}…", name.get(..end).unwrap_or_default()),
+        None => format!("{name:?}"),
+    }
+}

@@ -472,12 +472,3 @@ impl Registry {
         self.announcement.request(task_id)
     }
 }
-
-/// A name that came from a task, quoted and capped for use in a message.
-fn quoted(name: &str) -> String {
-    const LIMIT: usize = 64;
-    match name.char_indices().nth(LIMIT) {
-        Some((end, _)) => format!("{:?}…", name.get(..end).unwrap_or_default()),
-        None => format!("{name:?}"),
-    }
-}

@@ -61,6 +61,15 @@ impl From<SyncId> for String {
     }
 }
 
+/// The id of a resource.
+pub fn resource_id(resource_type: &str, id: &str) -> v2::ResourceId {
+    v2::ResourceId {
+        resource_type: resource_type.to_owned(),
+        resource: id.to_owned(),
+        baton_resource: false,
+    }
+}
+
 /// The text that names a resource in a file: `<type>:<id>`.
 pub fn resource_text(id: &v2::ResourceId) -> String {
     format!("{}:{}", id.resource_type, id.resource)

@@ -106,10 +106,10 @@ fn value(json: serde_json::Value) -> Value {
     Value { kind: Some(kind) }
 }
 
-/// The text of a member, where it is one and not empty.
-pub fn text_field<'a>(object: &'a Struct, name: &str) -> Option<&'a str> {
+/// The text of a member, where it is one.
+pub fn text_of<'a>(object: &'a Struct, name: &str) -> Option<&'a str> {
     match object.fields.get(name)?.kind.as_ref()? {
-        Kind::StringValue(text) if !text.is_empty() => Some(text),
+        Kind::StringValue(text) => Some(text),
         _ => None,
     }
 }

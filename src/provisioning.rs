@@ -38,7 +38,7 @@ use crate::{
     config::ProvisioningMode,
     connector::{
         self,
-        provision::{self, Change, Effect, Ledger, NewAccount, Permit, Plan, Provisioner},
+        provision::{self, Change, Done, Effect, Ledger, NewAccount, Permit, Plan, Provisioner},
     },
     crypto::{Sha256, hex, jwk::Ed25519Jwk, open, seal},
     error::{Class, Classify, Code, chain},
@@ -54,6 +54,7 @@ mod folder;
 mod journal;
 mod locks;
 
+pub use self::folder::NAME as STATE_FOLDER;
 use self::{
     actions::Runs,
     audit::{Record, Trail, Verdict},
@@ -781,7 +782,6 @@ impl Shared {
         account.force_change = ready.force_change;
         let earlier = recorder.entry.lock().await.plans.first().cloned();
         let change = Change {
-            id: job.id,
             earlier: earlier.as_ref(),
             ledger: recorder,
             cancel,
@@ -801,8 +801,8 @@ impl Shared {
         change: Change<'_>,
     ) -> Result<Made, Error> {
         let provisioner = self.provisioner.as_ref();
-        let annotations = |effect| provisioner.annotations(request.view(account), effect);
-        let id_text =
+        let annotated = |effect| provisioner.annotations(request.view(account), effect);
+        let about =
             |resource: &v2::Resource| resource.id.as_ref().map(|id| clipped(&resource_text(id)));
         Ok(match request {
             Request::Grant {
@@ -810,7 +810,7 @@ impl Shared {
                 principal,
             } => {
                 let done = provisioner.grant(entitlement, principal, change).await?;
-                let mut annotations = annotations(done.effect);
+                let mut annotations = annotated(done.effect);
                 // A grant tells of the one that it replaced; ConductorOne looks for that beside the response.
                 annotations.extend(
                     done.value
@@ -819,109 +819,74 @@ impl Shared {
                         .filter(|any| is::<v2::GrantReplaced>(any))
                         .cloned(),
                 );
-                Made {
-                    response: pack(&v2::GrantManagerServiceGrantResponse {
-                        grants: done.value,
-                        annotations: annotations.clone(),
-                    }),
-                    annotations,
-                    effect: done.effect,
-                    request_ids: done.request_ids,
-                    subject: None,
-                }
+                Made::of(done, annotations, |grants, annotations| {
+                    pack(&v2::GrantManagerServiceGrantResponse {
+                        grants,
+                        annotations,
+                    })
+                })
             }
             Request::Revoke { grant } => {
                 let done = provisioner.revoke(grant, change).await?;
-                let annotations = annotations(done.effect);
-                Made {
-                    response: pack(&v2::GrantManagerServiceRevokeResponse {
-                        annotations: annotations.clone(),
-                    }),
-                    annotations,
-                    effect: done.effect,
-                    request_ids: done.request_ids,
-                    subject: None,
-                }
+                let annotations = annotated(done.effect);
+                Made::of(done, annotations, |(), annotations| {
+                    pack(&v2::GrantManagerServiceRevokeResponse { annotations })
+                })
             }
             Request::CreateAccount {
                 resource_type_id, ..
             } => {
-                use v2::create_account_response::{AlreadyExistsResult, Result, SuccessResult};
                 let done = provisioner
                     .create_account(resource_type_id, account, change)
                     .await?;
-                let annotations = annotations(done.effect);
-                let subject = id_text(&done.value.resource);
-                let resource = Some(done.value.resource);
-                let result = if done.value.existed {
-                    Result::AlreadyExists(AlreadyExistsResult {
-                        resource,
-                        is_create_account_result: true,
-                    })
-                } else {
-                    Result::Success(SuccessResult {
-                        resource,
-                        is_create_account_result: true,
-                        invitation_expires_at: None,
-                    })
-                };
+                let annotations = annotated(done.effect);
+                let subject = about(&done.value.resource);
+                let encrypted_data = ready.seal(&done.value.secrets)?;
                 Made {
-                    response: pack(&v2::CreateAccountResponse {
-                        result: Some(result),
-                        encrypted_data: ready.seal(&done.value.secrets)?,
-                        annotations: annotations.clone(),
-                    }),
-                    annotations,
-                    effect: done.effect,
-                    request_ids: done.request_ids,
                     subject,
+                    ..Made::of(done, annotations, |account, annotations| {
+                        pack(&v2::CreateAccountResponse {
+                            result: Some(result_of(account)),
+                            encrypted_data,
+                            annotations,
+                        })
+                    })
                 }
             }
             Request::CreateResource { resource } => {
                 let done = provisioner.create_resource(resource, change).await?;
-                let annotations = annotations(done.effect);
-                let subject = id_text(&done.value);
+                let annotations = annotated(done.effect);
                 Made {
-                    response: pack(&v2::CreateResourceResponse {
-                        created: Some(done.value),
-                        annotations: annotations.clone(),
-                    }),
-                    annotations,
-                    effect: done.effect,
-                    request_ids: done.request_ids,
-                    subject,
+                    subject: about(&done.value),
+                    ..Made::of(done, annotations, |created, annotations| {
+                        pack(&v2::CreateResourceResponse {
+                            created: Some(created),
+                            annotations,
+                        })
+                    })
                 }
             }
             // No resource of this connector is below another, so the parent decides nothing.
             Request::DeleteResource { id, .. } => {
                 let done = provisioner.delete_resource(id, change).await?;
-                let annotations = annotations(done.effect);
-                Made {
-                    response: pack(&v2::DeleteResourceResponse {
-                        annotations: annotations.clone(),
-                    }),
-                    annotations,
-                    effect: done.effect,
-                    request_ids: done.request_ids,
-                    subject: None,
-                }
+                let annotations = annotated(done.effect);
+                Made::of(done, annotations, |(), annotations| {
+                    pack(&v2::DeleteResourceResponse { annotations })
+                })
             }
             Request::RotateCredential { id, .. } => {
                 let done = provisioner
                     .rotate_credential(id, &ready.credential, ready.force_change, change)
                     .await?;
-                let annotations = annotations(done.effect);
-                Made {
-                    response: pack(&v2::RotateCredentialResponse {
-                        encrypted_data: ready.seal(&done.value)?,
+                let annotations = annotated(done.effect);
+                let encrypted_data = ready.seal(&done.value)?;
+                Made::of(done, annotations, |_secrets, annotations| {
+                    pack(&v2::RotateCredentialResponse {
+                        encrypted_data,
                         resource_id: Some(id.clone()),
-                        annotations: annotations.clone(),
-                    }),
-                    annotations,
-                    effect: done.effect,
-                    request_ids: done.request_ids,
-                    subject: None,
-                }
+                        annotations,
+                    })
+                })
             }
             Request::Invoke {
                 name,
@@ -931,19 +896,15 @@ impl Shared {
                 let done = provisioner
                     .invoke(name, resource_type_id, arguments, change)
                     .await?;
-                Made {
-                    response: pack(&v2::InvokeActionResponse {
+                Made::of(done, Vec::new(), |response, annotations| {
+                    pack(&v2::InvokeActionResponse {
                         id: job.id.to_owned(),
                         status: v2::BatonActionStatus::Complete.into(),
-                        annotations: Vec::new(),
-                        response: Some(done.value),
+                        annotations,
+                        response: Some(response),
                         name: name.clone(),
-                    }),
-                    annotations: Vec::new(),
-                    effect: done.effect,
-                    request_ids: done.request_ids,
-                    subject: None,
-                }
+                    })
+                })
             }
         })
     }
@@ -1088,6 +1049,41 @@ struct Made {
     subject: Option<String>,
 }
 
+impl Made {
+    /// What was done to a thing that the request names, with the annotations in the response and beside it.
+    fn of<T>(
+        done: Done<T>,
+        annotations: Vec<Any>,
+        response: impl FnOnce(T, Vec<Any>) -> Any,
+    ) -> Self {
+        Self {
+            response: response(done.value, annotations.clone()),
+            annotations,
+            effect: done.effect,
+            request_ids: done.request_ids,
+            subject: None,
+        }
+    }
+}
+
+fn result_of(account: provision::Account) -> v2::create_account_response::Result {
+    use v2::create_account_response::{AlreadyExistsResult, Result, SuccessResult};
+
+    let resource = Some(account.resource);
+    if account.existed {
+        Result::AlreadyExists(AlreadyExistsResult {
+            resource,
+            is_create_account_result: true,
+        })
+    } else {
+        Result::Success(SuccessResult {
+            resource,
+            is_create_account_result: true,
+            invitation_expires_at: None,
+        })
+    }
+}
+
 /// Puts plans into the journal before they are carried out.
 struct Recorder<'a> {
     shared: &'a Shared,
@@ -1133,14 +1129,5 @@ fn clipped(text: &str) -> String {
     match text.char_indices().nth(ID_LIMIT) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
-    }
-}
-
-/// A name that came from a request, quoted and capped for use in a message.
-fn quoted(name: &str) -> String {
-    const LIMIT: usize = 64;
-    match name.char_indices().nth(LIMIT) {
-        Some((end, _)) => format!("{:?}…", name.get(..end).unwrap_or_default()),
-        None => format!("{name:?}"),
     }
 }

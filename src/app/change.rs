@@ -11,7 +11,7 @@ use crate::{
     config::{Config, Operation},
     connector::{self, provision::Effect},
     crypto::seal,
-    model::SyncId,
+    model::{SyncId, resource_id},
     proto::{
         Any,
         connector::{self as v2, credential_options},
@@ -79,7 +79,30 @@ pub async fn change_once(config: &Config) -> Result<Vec<Any>, Failure> {
                 name: run.name,
             })]);
         }
-        Operation::Grant { .. } | Operation::Revoke { .. } => from_file(config).await?,
+        Operation::Grant {
+            entitlement,
+            principal,
+            principal_type,
+        } => {
+            let (entitlement, principal) =
+                (entitlement.clone(), resource_id(principal_type, principal));
+            from_file(config, move |found| {
+                Ok(Request::Grant {
+                    entitlement: found.entitlement(&entitlement)?,
+                    principal: found.resource(&principal)?,
+                })
+            })
+            .await?
+        }
+        Operation::Revoke { grant } => {
+            let grant = grant.clone();
+            from_file(config, move |found| {
+                Ok(Request::Revoke {
+                    grant: found.grant(&grant)?,
+                })
+            })
+            .await?
+        }
         Operation::CreateAccount {
             login,
             email,
@@ -151,54 +174,19 @@ fn recipient(config: &Config) -> v2::EncryptionConfig {
         .map_or_else(seal::to_nobody, seal::to_age)
 }
 
-fn resource_id(resource_type: &str, id: &str) -> v2::ResourceId {
-    v2::ResourceId {
-        resource_type: resource_type.to_owned(),
-        resource: id.to_owned(),
-        baton_resource: false,
-    }
-}
-
-/// Puts a grant or a revocation together from what the file says of it.
-async fn from_file(config: &Config) -> Result<Request, Failure> {
+/// Puts a request together from what the file says, away from the workers of the runtime.
+async fn from_file(
+    config: &Config,
+    request: impl FnOnce(Found<'_>) -> Result<Request, Failure> + Send + 'static,
+) -> Result<Request, Failure> {
     let (file, work_dir) = (config.file.clone(), config.work_dir.clone());
-    let operation = config.operation.clone();
     tokio::task::spawn_blocking(move || {
         let reader = Reader::open(&file, &work_dir).map_err(|error| Failure::of(&error))?;
         let sync = reader.latest_sync().map_err(|error| Failure::of(&error))?;
-        let found = Found {
+        request(Found {
             reader: &reader,
             sync: &sync.sync_id,
-        };
-        match &operation {
-            Operation::Grant {
-                entitlement,
-                principal,
-                principal_type,
-            } => Ok(Request::Grant {
-                entitlement: found.entitlement(entitlement)?,
-                principal: found.resource(&resource_id(principal_type, principal))?,
-            }),
-            Operation::Revoke { grant: id } => {
-                let grant = reader
-                    .grant(&sync.sync_id, id)
-                    .map_err(|error| Failure::of(&error))?
-                    .ok_or_else(|| not_found("grant", id))?
-                    .into_connector_grant();
-                let entitlement = grant.entitlement.unwrap_or_default();
-                let principal = grant.principal.and_then(|principal| principal.id);
-                Ok(Request::Revoke {
-                    grant: v2::Grant {
-                        entitlement: Some(found.entitlement(&entitlement.id)?),
-                        principal: Some(found.resource(&principal.unwrap_or_default())?),
-                        id: grant.id,
-                        sources: None,
-                        annotations: grant.annotations,
-                    },
-                })
-            }
-            _ => Err(not_found("operation", "")),
-        }
+        })
     })
     .await
     .map_err(|error| Failure {
@@ -213,6 +201,25 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
+    /// A grant with its whole entitlement and principal.
+    fn grant(&self, id: &str) -> Result<v2::Grant, Failure> {
+        let grant = self
+            .reader
+            .grant(self.sync, id)
+            .map_err(|error| Failure::of(&error))?
+            .ok_or_else(|| not_found("grant", id))?
+            .into_connector_grant();
+        let entitlement = grant.entitlement.unwrap_or_default();
+        let principal = grant.principal.and_then(|principal| principal.id);
+        Ok(v2::Grant {
+            entitlement: Some(self.entitlement(&entitlement.id)?),
+            principal: Some(self.resource(&principal.unwrap_or_default())?),
+            id: grant.id,
+            sources: None,
+            annotations: grant.annotations,
+        })
+    }
+
     /// An entitlement with its whole resource, which must be this connector's own.
     fn entitlement(&self, id: &str) -> Result<v2::Entitlement, Failure> {
         let entitlement = self

@@ -144,7 +144,8 @@ impl Resolver<'_> {
     fn account(&mut self) -> Operation {
         let profile = self.object("create-account-profile");
         let mut of_profile = |name: &str, flag: &'static str| {
-            proto::text_field(&profile, name)
+            proto::text_of(&profile, name)
+                .filter(|text| !text.is_empty())
                 .map(str::to_owned)
                 .or_else(|| self.text(flag))
                 .unwrap_or_default()

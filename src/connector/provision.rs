@@ -55,8 +55,6 @@ pub trait Ledger: Send + Sync {
 /// What one change is made under.
 #[derive(Clone, Copy)]
 pub struct Change<'a> {
-    /// The id of the change, stable over every delivery of the same task.
-    pub id: &'a str,
     /// The plan that an earlier attempt at this same change recorded: it may have been applied, in whole or in part.
     pub earlier: Option<&'a Plan>,
     /// Where plans go.
@@ -68,7 +66,6 @@ pub struct Change<'a> {
 impl std::fmt::Debug for Change<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Change")
-            .field("id", &self.id)
             .field("earlier", &self.earlier)
             .finish_non_exhaustive()
     }

@@ -127,7 +127,8 @@ mod revealing {
     };
 
     /// The kinds of keys that the other side can have.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+    #[serde(rename_all = "kebab-case")]
     #[expect(missing_docs, reason = "the names are those of the keys")]
     pub enum KeyKind {
         Ed25519,

@@ -5,7 +5,8 @@
 
 use async_trait::async_trait;
 
-use super::{Context, Error, Outcome, TaskHandler, quoted};
+use super::{Context, Error, Outcome, TaskHandler};
+use crate::error::quoted;
 use crate::proto::{
     baton::{self, task::TaskType},
     connector as v2, pack,

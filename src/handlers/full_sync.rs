@@ -20,10 +20,11 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{Context, Error, Kind, Outcome, TaskHandler, quoted};
+use super::{Context, Error, Kind, Outcome, TaskHandler};
 use crate::{
     clock::Clock,
     connector::Connector,
+    error::quoted,
     proto::baton::{self, task::SyncFullTask, task::TaskType},
     syncer::{self, Environment, SyncRequest},
     telemetry::progress::LogLines,

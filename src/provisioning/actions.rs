@@ -18,11 +18,11 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
-use super::{Error, Provisioning, Request, Shared, quoted};
+use super::{Error, Provisioning, Request, Shared};
 use crate::{
     config::ProvisioningMode,
     connector::provision::Effect,
-    error::{Class, Classify as _, Code, chain},
+    error::{Class, Classify as _, Code, chain, quoted},
     proto::{
         Kind, Struct,
         config::{ConstraintKind, Field, field::Field as Shape},
@@ -67,7 +67,7 @@ impl Status {
     /// Why the run failed, if it did.
     pub fn error(&self) -> Option<&str> {
         (self.state == BatonActionStatus::Failed)
-            .then(|| crate::proto::text_field(&self.response, "error").unwrap_or("action failed"))
+            .then(|| crate::proto::text_of(&self.response, "error").unwrap_or("action failed"))
     }
 }
 
@@ -434,10 +434,14 @@ impl Shared {
     async fn remember(&self, record: &Record) -> io::Result<()> {
         let content = serde_json::to_vec(record)?;
         let name = super::journal::file_name(&record.id);
+        let is_new = record.end.is_none();
         self.place
             .work(move |place| {
                 let folder = place.ensured()?;
-                folder.prune(PART, Timestamp::MIN, MOST)?;
+                // The record of a run that ends takes the place of one that is there.
+                if is_new {
+                    folder.prune(PART, Timestamp::MIN, MOST)?;
+                }
                 folder.write(PART, &name, &content)
             })
             .await

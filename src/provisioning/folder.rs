@@ -16,8 +16,8 @@ use std::{
 
 use crate::supervisor::lock;
 
-/// The name of the first folder; further ones get `-2`, `-3` and so on.
-const NAME: &str = "baton-jumpcloud-state";
+/// The name of the first folder in the work directory; further ones get `-2`, `-3` and so on.
+pub const NAME: &str = "baton-jumpcloud-state";
 /// How many processes may work in one work directory.
 const MOST: u32 = 32;
 /// How the names of files begin that are being written.

@@ -22,6 +22,7 @@ use super::{
     jumpcloud::{self, JumpCloudSim, Shape, Truth},
 };
 use crate::proto::{baton::task::SyncFullTask, connector as v2};
+use crate::provisioning;
 
 mod changes;
 mod daemon;
@@ -510,7 +511,7 @@ impl Act<'_> {
             .filter(|entry| {
                 entry
                     .as_ref()
-                    .is_ok_and(|entry| entry.file_name() != "baton-jumpcloud-state")
+                    .is_ok_and(|entry| entry.file_name() != provisioning::STATE_FOLDER)
             })
             .count();
         ensure!(

@@ -1,7 +1,7 @@
 //! The worker loop against a control plane that holds state, in paused time.
 
 mod admin;
-mod fakes;
+pub mod fakes;
 mod full_sync;
 
 use std::time::Duration;

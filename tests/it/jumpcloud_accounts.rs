@@ -138,7 +138,6 @@ impl Rig {
 
     fn change(&self) -> Change<'_> {
         Change {
-            id: "change-1",
             earlier: self.earlier.as_ref(),
             ledger: &self.book,
             cancel: &self.cancel,

@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use baton_jumpcloud::config::ProvisioningMode;
 use baton_jumpcloud::{
     admin::health::Health,
     c1z::{Reader, ResourceFilter},
@@ -34,17 +35,13 @@ use baton_jumpcloud::{
     },
     telemetry,
 };
-use baton_jumpcloud::{
-    config::ProvisioningMode,
-    provisioning::{self, Provisioning},
-    supervisor::Supervisor,
-};
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{PATIENCE, Scene};
+use crate::dispatch::fakes::provisioning;
 
 /// Has no form by which a redactor could know it.
 const PLAIN_KEY: &str = "SECRETSEED-plain-0001";
@@ -206,12 +203,7 @@ async fn serve_through_failures(level: Level) -> Run {
     said.push(format!("{settings:?}"));
     let plane = Arc::new(GrpcControlPlane::try_new(settings).unwrap());
     said.push(format!("{plane:?}"));
-    let provisioning = Arc::new(Provisioning::new(
-        Arc::clone(&connector) as _,
-        Arc::new(SystemClock),
-        Supervisor::new(),
-        provisioning::Settings::new(ProvisioningMode::Off, work.path().to_owned()),
-    ));
+    let provisioning = provisioning(&connector, ProvisioningMode::Off, work.path());
     let connector: Arc<dyn Connector> = connector;
     let registry = Arc::new(Registry::new(
         &connector,

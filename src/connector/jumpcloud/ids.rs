@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+pub(super) use crate::model::resource_id;
 use crate::proto::{Any, connector as v2};
 
 /// Resource type of directory users and administrators.
@@ -17,15 +18,6 @@ pub(super) const APP: &str = "app";
 
 /// Id of the synthetic application that stands for the administration of JumpCloud itself.
 pub(super) const ADMINISTRATION_APP: &str = "2UjI0eIRo77RGFwi2GKpAa0Til0";
-
-/// The id of a resource.
-pub(super) fn resource_id(resource_type: &str, id: &str) -> v2::ResourceId {
-    v2::ResourceId {
-        resource_type: resource_type.to_owned(),
-        resource: id.to_owned(),
-        baton_resource: false,
-    }
-}
 
 /// A resource of which only the id is told.
 pub(super) fn bare(resource_type: &str, id: &str) -> v2::Resource {

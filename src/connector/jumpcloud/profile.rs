@@ -4,7 +4,7 @@
 //! 2,048, a profile text at most 4,096; cuts fall between characters.
 
 use crate::proto::{
-    Kind, Struct, Timestamp, Value, bool_value, list_value, number_value, string_value,
+    self, Kind, Struct, Timestamp, Value, bool_value, list_value, number_value, string_value,
 };
 
 const MAX_NAME: usize = 1024;
@@ -81,10 +81,7 @@ impl Profile {
 
 /// A text of a profile; `None` when the key is missing or holds something else.
 pub(super) fn text_of<'a>(profile: Option<&'a Struct>, key: &str) -> Option<&'a str> {
-    match profile?.fields.get(key)?.kind.as_ref()? {
-        Kind::StringValue(text) => Some(text),
-        _ => None,
-    }
+    proto::text_of(profile?, key)
 }
 
 /// The text, unless it is blank.

@@ -212,20 +212,26 @@ async fn rig(tenant: Tenant) -> Rig {
     rig_with(tenant, false).await
 }
 
+/// Serves for as long as the set lives.
+pub(super) async fn served(router: Router) -> (url::Url, JoinSet<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    let mut server = JoinSet::new();
+    server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, server)
+}
+
 async fn rig_with(tenant: Tenant, merge_administrators: bool) -> Rig {
     let shared = Arc::new(Shared {
         tenant: Mutex::new(tenant),
         calls: Mutex::default(),
     });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url: url::Url = format!("http://{}", listener.local_addr().unwrap())
-        .parse()
-        .unwrap();
     let router = Router::new()
         .fallback(answer)
         .with_state(Arc::clone(&shared));
-    let mut server = JoinSet::new();
-    server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let (url, server) = served(router).await;
     let client = Client::try_new(client::Settings {
         console_url: url.clone(),
         insights_url: url,

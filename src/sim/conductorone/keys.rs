@@ -9,11 +9,11 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::{Message, Name};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
 
+pub use crate::crypto::open::KeyKind;
 use crate::{
     crypto::{
-        open::{self, RevealKey, reveal},
+        open::{RevealKey, reveal},
         seal::{Plaintext, Recipients},
     },
     proto::{
@@ -25,42 +25,6 @@ use crate::{
         connector::{self as v2, encryption_config::Config},
     },
 };
-
-/// A kind of key that the simulator holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the names are those of the keys")]
-pub enum KeyKind {
-    Ed25519,
-    Rsa,
-    P256,
-    P384,
-    P521,
-    Age,
-}
-
-impl KeyKind {
-    /// Every kind.
-    pub const ALL: [Self; 6] = [
-        Self::Ed25519,
-        Self::Rsa,
-        Self::P256,
-        Self::P384,
-        Self::P521,
-        Self::Age,
-    ];
-
-    const fn made(self) -> open::KeyKind {
-        match self {
-            Self::Ed25519 => open::KeyKind::Ed25519,
-            Self::Rsa => open::KeyKind::Rsa,
-            Self::P256 => open::KeyKind::P256,
-            Self::P384 => open::KeyKind::P384,
-            Self::P521 => open::KeyKind::P521,
-            Self::Age => open::KeyKind::Age,
-        }
-    }
-}
 
 /// One copy of a secret, opened with a key of the simulator.
 #[derive(Clone)]
@@ -108,10 +72,7 @@ impl Keys {
     fn key(&self, kind: KeyKind) -> anyhow::Result<&RevealKey> {
         self.0
             .get(kind as usize)
-            .and_then(|slot| {
-                slot.get_or_init(|| RevealKey::generate(kind.made()))
-                    .as_ref()
-            })
+            .and_then(|slot| slot.get_or_init(|| RevealKey::generate(kind)).as_ref())
             .with_context(|| format!("the key {kind:?} of the simulator cannot be made"))
     }
 

@@ -3,15 +3,13 @@
 //! ConductorOne names entitlements, principals and grants by the whole objects of the last file that it got; a
 //! [`Synced`](super::Synced) gives them.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value as Json;
 
+pub use crate::model::resource_id;
 use crate::proto::{
-    Kind, Struct, Timestamp, Value,
+    self, Struct, Timestamp,
     baton::{self, task::TaskType},
     connector::{self as v2, credential_options::Options},
-    list_value,
 };
 
 fn of(task_type: TaskType) -> baton::Task {
@@ -198,15 +196,6 @@ fn asked_ticket(id: &str) -> baton::task::GetTicketTask {
     }
 }
 
-/// The id of a resource.
-pub fn resource_id(resource_type: &str, resource: &str) -> v2::ResourceId {
-    v2::ResourceId {
-        resource_type: resource_type.to_owned(),
-        resource: resource.to_owned(),
-        baton_resource: false,
-    }
-}
-
 /// Asks for a password that the connector makes up, of 8 to 64 characters.
 pub fn random_password(length: i64) -> v2::CredentialOptions {
     credential(Options::RandomPassword(
@@ -247,23 +236,8 @@ fn credential(options: Options) -> v2::CredentialOptions {
 
 /// A JSON object as a `google.protobuf.Struct`; anything but an object gives an empty one.
 pub fn structure(json: &Json) -> Struct {
-    let fields: BTreeMap<String, Value> = json
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| (name.clone(), json_value(value)))
-        .collect();
-    Struct { fields }
-}
-
-fn json_value(json: &Json) -> Value {
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(value) => Kind::BoolValue(*value),
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Json::String(text) => Kind::StringValue(text.clone()),
-        Json::Array(items) => return list_value(items.iter().map(json_value)),
-        Json::Object(_) => Kind::StructValue(structure(json)),
-    };
-    Value { kind: Some(kind) }
+    json.as_object()
+        .cloned()
+        .map(proto::structure)
+        .unwrap_or_default()
 }

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::dispatch::fakes::provisioning;
+use baton_jumpcloud::config::ProvisioningMode;
 use baton_jumpcloud::{
     admin::health::Health,
     clock::SystemClock,
@@ -28,11 +30,6 @@ use baton_jumpcloud::{
         conductorone::{self, ConductorOneSim},
         jumpcloud::{self as directory, JumpCloudSim, Shape},
     },
-};
-use baton_jumpcloud::{
-    config::ProvisioningMode,
-    provisioning::{self, Provisioning},
-    supervisor::Supervisor,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -90,12 +87,7 @@ impl Stage {
                 allowed: jumpcloud::Allowed::default(),
             },
         ));
-        let provisioning = Arc::new(Provisioning::new(
-            Arc::clone(&connector) as _,
-            Arc::new(SystemClock),
-            Supervisor::new(),
-            provisioning::Settings::new(ProvisioningMode::Off, work.path().to_owned()),
-        ));
+        let provisioning = provisioning(&connector, ProvisioningMode::Off, work.path());
         let connector: Arc<dyn Connector> = connector;
         let registry = Registry::new(
             &connector,

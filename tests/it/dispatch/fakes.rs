@@ -29,7 +29,7 @@ use baton_jumpcloud::{
         },
         connector as v2,
     },
-    provisioning::{self, Provisioning},
+    provisioning::{self as changes, Provisioning},
     supervisor::Supervisor,
 };
 use tokio::{
@@ -530,6 +530,20 @@ impl TaskHandler for Does {
     }
 }
 
+/// What makes changes with a directory, as the daemon has it.
+pub fn provisioning<P: Provisioner>(
+    provisioner: &Arc<P>,
+    mode: ProvisioningMode,
+    work_dir: &Path,
+) -> Arc<Provisioning> {
+    Arc::new(Provisioning::new(
+        Arc::clone(provisioner) as _,
+        Arc::new(SystemClock),
+        Supervisor::new(),
+        changes::Settings::new(mode, work_dir.to_owned()),
+    ))
+}
+
 /// A running loop.
 pub struct Rig {
     pub health: Arc<Health>,
@@ -574,12 +588,7 @@ impl Plan {
         } else {
             ProvisioningMode::Off
         };
-        let provisioning = Arc::new(Provisioning::new(
-            Arc::clone(&connector) as _,
-            Arc::new(SystemClock),
-            Supervisor::new(),
-            provisioning::Settings::new(mode, work_dir.path().to_owned()),
-        ));
+        let provisioning = provisioning(&connector, mode, work_dir.path());
         let connector: Arc<dyn Connector> = connector;
         let mut registry = Registry::new(
             &connector,

@@ -251,12 +251,7 @@ async fn a_dry_run_tells_the_plan_and_changes_nothing() {
             tasks::create_account(
                 account(&json!({"first_name": "Nova"})),
                 Some(tasks::random_password(24)),
-                vec![
-                    world
-                        .cloud()
-                        .encrypt_to(conductorone::KeyKind::Ed25519)
-                        .unwrap(),
-                ],
+                vec![world.cloud().encrypt_to(KeyKind::Ed25519).unwrap()],
             ),
             "user.create",
         ),

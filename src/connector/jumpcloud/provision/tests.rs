@@ -368,15 +368,10 @@ async fn rig_with(tenant: Tenant, change: impl FnOnce(&mut Settings)) -> Rig {
         tenant,
         ..World::default()
     }));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url: url::Url = format!("http://{}", listener.local_addr().unwrap())
-        .parse()
-        .unwrap();
     let router = Router::new()
         .fallback(answer)
         .with_state(Arc::clone(&world));
-    let mut server = JoinSet::new();
-    server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let (url, server) = super::super::tests::served(router).await;
     let policy = Policy {
         max_attempts: 2,
         min_delay: Duration::from_millis(1),
@@ -424,7 +419,6 @@ fn entitlement(kind: &str, id: &str) -> v2::Entitlement {
 impl Rig {
     fn change(&self) -> Change<'_> {
         Change {
-            id: "change-1",
             earlier: self.earlier.as_ref(),
             ledger: &self.book,
             cancel: &self.cancel,
