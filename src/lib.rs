@@ -4,7 +4,7 @@
 //! control_plane ──► dispatch ──► handlers ──► provisioning ──► connector (jumpcloud ──► http)
 //!       ▲                           │  └────► syncer ──► c1z
 //!       └────────── upload ─────────┴───────────────────┘
-//! below all: model proto error clock config telemetry crypto supervisor      above all: app, cli, main
+//! below all: model proto error clock config notice telemetry crypto supervisor      above all: app, cli, main
 //! ```
 //!
 //! The path of one task: `control_plane::grpc` polls, `dispatch` takes a slot and hands the task to the handler of its
@@ -24,7 +24,10 @@ pub mod dispatch;
 pub mod error;
 pub mod handlers;
 pub mod http;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod model;
+pub mod notice;
 pub mod proto;
 pub mod provisioning;
 #[cfg(feature = "simulator")]

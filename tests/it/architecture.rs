@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("http", &[]),
+    ("kubernetes", &[]),
     ("provisioning", &["connector"]),
     ("syncer", &["connector", "c1z"]),
 ];
@@ -37,6 +38,7 @@ const BELOW: &[&str] = &[
     "error",
     "clock",
     "config",
+    "notice",
     "telemetry",
     "crypto",
     "supervisor",
@@ -50,6 +52,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("reqwest", &["http", "connector/jumpcloud/client"]),
     ("rusqlite", &["c1z", "sim"]),
     ("zstd", &["c1z", "sim"]),
+    ("k8s_openapi", &["kubernetes"]),
     ("tonic::transport", &["control_plane/", "sim"]),
     ("tonic::Status", &["control_plane/", "sim"]),
     ("tokio::spawn", &["supervisor", "sim"]),
