@@ -6,7 +6,7 @@
 //! | Path | 200 | 503 |
 //! |---|---|---|
 //! | `/livez`, `/live` | the poll loop gets on | it is stuck; a restart helps |
-//! | `/readyz`, `/ready` | the first Hello was accepted and shutdown has not begun | otherwise |
+//! | `/readyz`, `/ready` | the first Hello was accepted, no credentials are rejected, and shutdown has not begun | otherwise |
 //! | `/startupz` | the worker loop has begun, connected or not | it has not |
 //! | `/health` | the directory accepts the connector's credentials | it does not, or cannot be reached |
 //!
@@ -71,14 +71,18 @@ pub enum Error {
 }
 
 /// Listens on an address; port 0 takes any free port. `host` is a name or an address without brackets.
+///
+/// `::` means every address of both families, and every IPv4 address on a machine without IPv6.
 pub async fn listen(host: &str, port: u16) -> Result<TcpListener, Error> {
-    TcpListener::bind((host, port))
-        .await
-        .map_err(|source| Error::Listen {
-            host: host.to_owned(),
-            port,
-            source,
-        })
+    let bound = match TcpListener::bind((host, port)).await {
+        Err(_no_ipv6) if host == "::" => TcpListener::bind(("0.0.0.0", port)).await,
+        bound => bound,
+    };
+    bound.map_err(|source| Error::Listen {
+        host: host.to_owned(),
+        port,
+        source,
+    })
 }
 
 /// What the server shows.
@@ -183,7 +187,13 @@ async fn live(State(admin): State<Admin>) -> Response {
 
 async fn ready(State(admin): State<Admin>) -> Response {
     let ready = admin.health.is_ready();
-    admin.answer(ready, if ready { "ready" } else { "not_ready" }, &[])
+    let faults: Vec<(&str, String)> = admin
+        .health
+        .faults()
+        .into_iter()
+        .map(|fault| ("error", fault.to_string()))
+        .collect();
+    admin.answer(ready, if ready { "ready" } else { "not_ready" }, &faults)
 }
 
 async fn started(State(admin): State<Admin>) -> Response {

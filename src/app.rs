@@ -19,11 +19,11 @@ use crate::{
         },
     },
     control_plane::{self, GrpcControlPlane, channel::ProxyRules, credentials::Credentials},
-    crypto::jwk::Ed25519Jwk,
     dispatch,
     error::{Classify, Code, chain},
     handlers::{self, full_sync},
-    provisioning::{self, Provisioning},
+    notice::Notices,
+    provisioning::{self, Keys, Provisioning},
     supervisor::Supervisor,
     syncer::{self, NoProgress, Progress, Report, SyncRequest},
     telemetry::{
@@ -33,8 +33,10 @@ use crate::{
 };
 
 mod change;
+mod rotation;
 
 pub use self::change::change_once;
+use self::rotation::Rotation;
 
 /// How long parts besides the tasks may take to end; a part of the grace period.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -64,19 +66,28 @@ impl Failure {
 
 /// The client for the organisation that the configuration names.
 pub fn jumpcloud_client(config: &Config) -> Result<Client, connector::Error> {
-    let settings = &config.jumpcloud;
-    let auth = match &settings.auth {
-        config::JumpCloudAuth::ApiKey(key) => Auth::ApiKey(key.value().clone()),
+    let secret = config.jumpcloud.auth.secret().value().clone();
+    jumpcloud_client_with(config, jumpcloud_auth(config, secret))
+}
+
+/// What proves us to JumpCloud, with this secret in the place of the configured one.
+fn jumpcloud_auth(config: &Config, secret: SecretString) -> Auth {
+    match &config.jumpcloud.auth {
+        config::JumpCloudAuth::ApiKey(_) => Auth::ApiKey(secret),
         config::JumpCloudAuth::ServiceAccount {
             client_id,
-            client_secret,
             token_url,
+            ..
         } => Auth::ClientCredentials {
             token_url: token_url.clone(),
             client_id: client_id.clone(),
-            client_secret: client_secret.value().clone(),
+            client_secret: secret,
         },
-    };
+    }
+}
+
+fn jumpcloud_client_with(config: &Config, auth: Auth) -> Result<Client, connector::Error> {
+    let settings = &config.jumpcloud;
     Client::try_new(jumpcloud::client::Settings {
         console_url: settings.console_url.clone(),
         insights_url: settings.insights_url.clone(),
@@ -85,7 +96,22 @@ pub fn jumpcloud_client(config: &Config) -> Result<Client, connector::Error> {
         timeout: settings.http_timeout,
         extra_ca_pem: config.extra_ca_pem.clone(),
         max_concurrency: settings.max_concurrency,
+        rotation_wait: rotation_wait(config),
     })
+}
+
+/// How long work waits for rotated credentials when those in use are rejected: not at all where none can come.
+fn rotation_wait(config: &Config) -> Duration {
+    let live = config.service.is_some()
+        && config
+            .credentials()
+            .iter()
+            .any(|secret| secret.can_change());
+    if live {
+        rotation::PATIENCE
+    } else {
+        Duration::ZERO
+    }
 }
 
 /// The connector over that client.
@@ -108,7 +134,7 @@ fn provisioning(
     config: &Config,
     connector: &Arc<JumpCloud>,
     supervisor: &Supervisor,
-    key: Option<Ed25519Jwk>,
+    keys: Keys,
 ) -> Arc<Provisioning> {
     let settings = &config.provisioning;
     Arc::new(Provisioning::new(
@@ -117,7 +143,7 @@ fn provisioning(
         supervisor.clone(),
         provisioning::Settings {
             audit_log: settings.audit_log.clone(),
-            key,
+            keys,
             #[cfg(feature = "simulator")]
             observer: settings
                 .simulate_crash_at
@@ -145,7 +171,11 @@ fn supervised() -> Result<Supervisor, Failure> {
 ///
 /// Returns within the grace period after the signal. An error is either a configuration that cannot work (exit code 64)
 /// or a refusal that a person must act on (exit code 1).
-pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> {
+pub async fn serve(
+    config: &Config,
+    source: Arc<dyn Source>,
+    log: &LogControl,
+) -> Result<(), Failure> {
     let failed = |message: String| Failure {
         message,
         exit_code: 1,
@@ -163,24 +193,31 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         service.client_secret.value(),
     )
     .map_err(|error| unusable(&error))?;
-    let key = credentials.client_secret.key().clone();
+    let keys = Keys::default();
+    keys.add(credentials.client_secret.key().clone());
     let clock = Arc::new(SystemClock);
     let started = clock.now();
     let supervisor = supervised()?;
-    let control_plane = GrpcControlPlane::try_new(control_plane::Settings {
-        credentials,
-        api_host: service.api_host.clone(),
-        host_id: service.host_id.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        extra_ca_pem: config.extra_ca_pem.clone(),
-        proxy: proxy_rules(source),
-        timeouts: control_plane::Timeouts::default(),
-        clock: Arc::clone(&clock) as _,
-    })
-    .map_err(|error| unusable(&error))?;
+    let notices = Notices::new();
+    let control_plane = Arc::new(
+        GrpcControlPlane::try_new(control_plane::Settings {
+            credentials,
+            api_host: service.api_host.clone(),
+            host_id: service.host_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extra_ca_pem: config.extra_ca_pem.clone(),
+            proxy: proxy_rules(source.as_ref()),
+            timeouts: control_plane::Timeouts {
+                other_credentials: rotation_wait(config),
+                ..control_plane::Timeouts::default()
+            },
+            clock: Arc::clone(&clock) as _,
+        })
+        .map_err(|error| unusable(&error))?,
+    );
     let client = jumpcloud_client(config).map_err(|error| unusable(&error))?;
-    let connector = Arc::new(jumpcloud(config, client));
-    let provisioning = provisioning(config, &connector, &supervisor, Some(key));
+    let connector = Arc::new(jumpcloud(config, client.clone()));
+    let provisioning = provisioning(config, &connector, &supervisor, keys.clone());
     let connector: Arc<dyn Connector> = connector;
     let health = Arc::new(health::Health::new());
     let stop_admin = CancellationToken::new();
@@ -202,6 +239,22 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         };
         supervisor.spawn("admin", admin::serve(listener, shown, stop_admin.clone()));
     }
+    let rotation = Rotation::new(
+        rotation::Holders {
+            config: config.clone(),
+            control_plane: Arc::clone(&control_plane),
+            jumpcloud: client,
+            keys,
+        },
+        source,
+        None,
+        rotation::Tell {
+            log: log.clone(),
+            health: Arc::clone(&health),
+            notices: notices.clone(),
+        },
+    );
+    supervisor.spawn("rotation", rotation.run(supervisor.shutdown_token()));
     full_sync::remove_stale(&config.work_dir, started).await;
     provisioning.start().await;
     let registry = handlers::Registry::new(
@@ -233,10 +286,15 @@ pub async fn serve(config: &Config, source: &dyn Source) -> Result<(), Failure> 
         dispatch::Settings {
             concurrency: service.task_concurrency,
             get_tasks: service.get_tasks,
+            signals: dispatch::Signals {
+                replaced: control_plane.replaced(),
+                notices,
+                ..dispatch::Signals::default()
+            },
             shutdown_grace: config.shutdown_grace.saturating_sub(drain_limit),
             ..dispatch::Settings::default()
         },
-        Arc::new(control_plane),
+        control_plane,
         Arc::new(registry),
         health,
         Arc::default(),

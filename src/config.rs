@@ -26,7 +26,7 @@ mod values;
 
 pub use self::{
     operation::Operation,
-    secret::{Secret, SecretOrigin},
+    secret::{Secret, SecretOrigin, Texts},
     source::{ManualSource, Source, SystemSource},
     validate::{health_address, resolve},
     values::Flags,
@@ -59,6 +59,8 @@ pub struct Config {
     pub extra_ca_pem: Option<Vec<u8>>,
     /// How long running tasks may go on after the first signal.
     pub shutdown_grace: Duration,
+    /// How often credentials that came from files are read again.
+    pub credentials_interval: Duration,
     /// Where health is served; absent unless asked for.
     pub health: Option<HealthAddress>,
     /// How to log.
@@ -274,6 +276,16 @@ impl Config {
             secrets.push(service.client_secret.value().clone());
         }
         secrets
+    }
+
+    /// The credentials of both peers: client id and client secret, and what proves us to JumpCloud.
+    pub fn credentials(&self) -> Vec<&Secret> {
+        let service = self.service.as_ref();
+        service
+            .into_iter()
+            .flat_map(|service| [&service.client_id, &service.client_secret])
+            .chain([self.jumpcloud.auth.secret()])
+            .collect()
     }
 
     /// The resolved settings with their origins, one a line, in the order of the documentation; secrets are left out.

@@ -10,6 +10,7 @@
 
 use std::{
     collections::BTreeSet,
+    future::pending,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -28,8 +29,12 @@ use crate::{
     control_plane::{self, ControlPlane, Polled},
     error::{Class, Classify, Code, chain},
     handlers::{Kind, Registry},
+    notice::{Notice, Notices, Peer},
     proto::baton,
-    supervisor::{health::Health, lock},
+    supervisor::{
+        health::{Fault, Health},
+        lock,
+    },
 };
 
 pub mod heartbeat;
@@ -48,6 +53,8 @@ pub const MAX_CONCURRENCY: usize = 100;
 const MAX_NEXT_POLL: Duration = Duration::from_mins(5);
 /// Keeps a server that asks for a tiny delay from turning the loop into a spin.
 const POLL_FLOOR: Duration = Duration::from_millis(100);
+/// After this long of failing polls people are told.
+const DEGRADED_AFTER: Duration = Duration::from_mins(2);
 /// How often the loop says that it is alive while it waits.
 const BEAT: Duration = Duration::from_secs(30);
 /// How long aborted tasks are waited for at the very end.
@@ -68,6 +75,30 @@ pub struct Settings {
     pub shutdown_margin: Duration,
     /// Limits and intervals of single calls.
     pub timing: Timing,
+    /// What changes the pace from outside.
+    pub signals: Signals,
+}
+
+/// What changes the pace of the loop from outside.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    /// Changes when other credentials are in use: the next poll is made at once.
+    pub replaced: watch::Receiver<u64>,
+    /// Work is asked for only while this is true; what runs goes on.
+    pub leading: watch::Receiver<bool>,
+    /// Hears what people should know.
+    pub notices: Notices,
+}
+
+impl Default for Signals {
+    /// Credentials that never change, and always in the lead.
+    fn default() -> Self {
+        Self {
+            replaced: watch::channel(0).1,
+            leading: watch::channel(true).1,
+            notices: Notices::new(),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -78,6 +109,7 @@ impl Default for Settings {
             shutdown_grace: Duration::from_secs(30),
             shutdown_margin: Duration::from_secs(5),
             timing: Timing::default(),
+            signals: Signals::default(),
         }
     }
 }
@@ -374,6 +406,16 @@ struct Dispatcher {
     tasks: JoinSet<()>,
     pace: Pace,
     batches: bool,
+    failing_since: Option<Instant>,
+    /// People were told that polls have been failing for a while.
+    degraded: bool,
+}
+
+/// The next value; never, when the sender is gone.
+async fn next<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        pending::<()>().await;
+    }
 }
 
 /// What a wait of the loop ended with.
@@ -399,6 +441,8 @@ impl Dispatcher {
             tasks: JoinSet::new(),
             pace: Pace::new(),
             batches: settings.get_tasks,
+            failing_since: None,
+            degraded: false,
             shared: Arc::new(Shared {
                 settings,
                 control_plane,
@@ -413,9 +457,16 @@ impl Dispatcher {
     }
 
     async fn work(mut self) {
+        let mut signals = self.shared.settings.signals.clone();
         let mut wait = Duration::ZERO;
         loop {
-            let Waited::Done(()) = self.wait(sleep(wait), wait).await else {
+            let pause = timeout(wait, next(&mut signals.replaced));
+            let Waited::Done(_woken) = self.wait(pause, wait).await else {
+                break;
+            };
+            // A sender that is gone has said its last word.
+            let lead = signals.leading.wait_for(|leading| *leading);
+            let Waited::Done(Ok(_)) = self.wait(lead, Duration::ZERO).await else {
                 break;
             };
             let slots = Arc::clone(&self.slots);
@@ -464,6 +515,7 @@ impl Dispatcher {
         match answer {
             Ok(Ok(polled)) => {
                 self.pace.succeeded();
+                self.tell_success();
                 self.accept(polled, slot)
             }
             Ok(Err(error)) if self.batches && error.code() == Code::Unimplemented => {
@@ -473,15 +525,44 @@ impl Dispatcher {
                 self.batches = false;
                 Duration::ZERO
             }
-            Ok(Err(error)) => {
-                count(&shared.counters.failed_polls);
-                self.pace.failed(error.class(), &chain(&error))
-            }
-            Err(_elapsed) => {
-                count(&shared.counters.failed_polls);
-                self.pace.failed(Class::Retryable, NO_ANSWER)
-            }
+            Ok(Err(error)) => self.failed(error.class(), &chain(&error)),
+            Err(_elapsed) => self.failed(Class::Retryable, NO_ANSWER),
         }
+    }
+
+    /// A poll failed; answers with the time to wait before the next one.
+    fn failed(&mut self, class: Class, problem: &str) -> Duration {
+        let peer = Peer::ConductorOne;
+        count(&self.shared.counters.failed_polls);
+        let silent = self
+            .failing_since
+            .get_or_insert_with(Instant::now)
+            .elapsed();
+        let notices = &self.shared.settings.signals.notices;
+        if class == Class::Auth && self.health.set_fault(Fault::Credentials(peer), true) {
+            notices.tell(Notice::CredentialsRejected {
+                peer,
+                problem: problem.to_owned(),
+            });
+        } else if class != Class::Auth && silent >= DEGRADED_AFTER && !self.degraded {
+            self.degraded = true;
+            notices.tell(Notice::Degraded {
+                peer,
+                problem: problem.to_owned(),
+            });
+        }
+        self.pace.failed(class, problem)
+    }
+
+    /// A poll succeeded.
+    fn tell_success(&mut self) {
+        let peer = Peer::ConductorOne;
+        self.failing_since = None;
+        let notices = &self.shared.settings.signals.notices;
+        if std::mem::take(&mut self.degraded) {
+            notices.tell(Notice::Recovered { peer });
+        }
+        self.health.set_fault(Fault::Credentials(peer), false);
     }
 
     /// Starts what a poll brought; the first task gets the slot, the others wait for theirs in order.

@@ -29,6 +29,7 @@ use crate::{
     connector::{self, Connector},
     control_plane::{self, ControlPlane},
     error::{Class, Classify, Code},
+    notice::Notices,
     proto::{
         Any,
         baton::{self, task::TaskType},
@@ -108,6 +109,21 @@ impl Kind {
         Self::IssueCredential,
         Self::Unknown,
     ];
+
+    /// Whether a success of this kind has changed the directory, or may have.
+    pub const fn is_change(self) -> bool {
+        matches!(
+            self,
+            Self::Grant
+                | Self::Revoke
+                | Self::CreateAccount
+                | Self::CreateResource
+                | Self::DeleteResource
+                | Self::RotateCredentials
+                | Self::IssueCredential
+                | Self::ActionInvoke
+        )
+    }
 
     /// The kind of a task.
     pub const fn of(task: &baton::Task) -> Self {
@@ -201,6 +217,8 @@ pub struct Context<'a> {
     pub cancel: &'a CancellationToken,
     /// The connection to ConductorOne, for uploads and for Hello.
     pub control_plane: &'a dyn ControlPlane,
+    /// Hears what people should know.
+    pub notices: &'a Notices,
 }
 
 impl fmt::Debug for Context<'_> {

@@ -57,8 +57,8 @@ fn main() -> ExitCode {
 fn run() -> Result<(), End> {
     match cli::parse(std::env::args_os(), &SystemSource)? {
         Command::Run(config) => {
-            start(&config)?;
-            block_on(app::serve(&config, &SystemSource))?.map_err(End::from)
+            let log = start(&config)?;
+            block_on(app::serve(&config, Arc::new(SystemSource), &log))?.map_err(End::from)
         }
         Command::OneShot(config) => {
             let log = start(&config)?;

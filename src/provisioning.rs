@@ -40,7 +40,7 @@ use crate::{
         self,
         provision::{self, Change, Done, Effect, Ledger, NewAccount, Permit, Plan, Provisioner},
     },
-    crypto::{Sha256, hex, jwk::Ed25519Jwk, open, seal},
+    crypto::{Sha256, hex, open, seal},
     error::{Class, Classify, Code, chain},
     model::resource_text,
     proto::{Any, Struct, connector as v2, is, pack},
@@ -54,7 +54,6 @@ mod folder;
 mod journal;
 mod locks;
 
-pub use self::folder::NAME as STATE_FOLDER;
 use self::{
     actions::Runs,
     audit::{Record, Trail, Verdict},
@@ -63,6 +62,7 @@ use self::{
     journal::{Entry, Journal},
     locks::{Locks, Lost, Ticket},
 };
+pub use self::{credentials::Keys, folder::NAME as STATE_FOLDER};
 
 /// How often old entries of the journal are looked for, in changes.
 const PRUNE_EVERY: u64 = 500;
@@ -78,8 +78,8 @@ pub struct Settings {
     pub work_dir: PathBuf,
     /// File that the audit trail is appended to.
     pub audit_log: Option<PathBuf>,
-    /// The key of the client secret, to which passwords come encrypted; a one-shot run has none.
-    pub key: Option<Ed25519Jwk>,
+    /// The keys of the client secret, to which passwords come encrypted; a one-shot run has none.
+    pub keys: Keys,
     /// The longest that a request waits for others about the same thing.
     pub wait_limit: Duration,
     /// Is told each step as it is reached; for tests that end the process there.
@@ -88,12 +88,12 @@ pub struct Settings {
 
 impl Settings {
     /// Settings with the usual limits, no audit file and no key.
-    pub const fn new(mode: ProvisioningMode, work_dir: PathBuf) -> Self {
+    pub fn new(mode: ProvisioningMode, work_dir: PathBuf) -> Self {
         Self {
             mode,
             work_dir,
             audit_log: None,
-            key: None,
+            keys: Keys::default(),
             wait_limit: Duration::from_mins(10),
             observer: None,
         }

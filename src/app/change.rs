@@ -17,7 +17,7 @@ use crate::{
         connector::{self as v2, credential_options},
         has, pack,
     },
-    provisioning::{Provisioning, Request},
+    provisioning::{Keys, Provisioning, Request},
 };
 
 /// The length of a password that nobody described.
@@ -33,7 +33,7 @@ pub async fn change_once(config: &Config) -> Result<Vec<Any>, Failure> {
     let supervisor = supervised()?;
     let client = jumpcloud_client(config).map_err(|error| Failure::of(&error))?;
     let connector = Arc::new(jumpcloud(config, client));
-    let provisioning = provisioning(config, &connector, &supervisor, None);
+    let provisioning = provisioning(config, &connector, &supervisor, Keys::default());
     let id = String::from(SyncId::generate(SystemClock.now()));
     let request = match &config.operation {
         Operation::Sync => return Ok(Vec::new()),

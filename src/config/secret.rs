@@ -4,6 +4,7 @@
 //! here prints a value: `Debug` shows the origin only.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -19,6 +20,9 @@ use super::{
 
 /// No credential is larger.
 const LIMIT: u64 = 64 * 1024;
+
+/// Texts of credentials by the setting that each belongs to, such as `api-key`.
+pub type Texts = BTreeMap<&'static str, SecretString>;
 
 /// Where a credential came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -254,6 +254,14 @@ pub const SETTINGS: &[Setting] = &[
     .default("3")
     .treated(Treatment::ServiceOnly),
     Setting::new(
+        "credentials-interval",
+        Kind::Duration,
+        CONDUCTOR_ONE,
+        "How often the files with credentials are read again, 1s to 5m: rotated ones take effect without a restart.",
+    )
+    .default("10s")
+    .treated(Treatment::ServiceOnly),
+    Setting::new(
         "shutdown-grace",
         Kind::Duration,
         CONDUCTOR_ONE,

@@ -115,6 +115,10 @@ impl Resolver<'_> {
             "shutdown-grace",
             Duration::from_secs(1)..=Duration::from_hours(1),
         );
+        let credentials_interval = self.duration(
+            "credentials-interval",
+            Duration::from_secs(1)..=Duration::from_mins(5),
+        );
         let health = {
             let enabled = self.switch("health-check");
             let address = self.health();
@@ -138,6 +142,7 @@ impl Resolver<'_> {
             work_dir,
             extra_ca_pem,
             shutdown_grace,
+            credentials_interval,
             health,
             log,
             file,

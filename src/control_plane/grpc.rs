@@ -10,7 +10,10 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable as _};
 use futures_util::{FutureExt as _, future::BoxFuture};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tonic::{Request, Response, Status, TimeoutExpired, transport::Channel};
 use tonic_types::StatusExt as _;
 
@@ -104,6 +107,9 @@ pub struct Timeouts {
     pub keepalive_interval: Duration,
     /// How long the answer to a ping may take before the connection counts as dead (20 s).
     pub keepalive_answer: Duration,
+    /// How long an upload waits for other credentials when those in use are rejected (0 s: not at all). Only an upload
+    /// does: all else is asked again by its caller.
+    pub other_credentials: Duration,
 }
 
 impl Default for Timeouts {
@@ -121,6 +127,7 @@ impl Default for Timeouts {
             connection_age: Duration::from_mins(30),
             keepalive_interval: Duration::from_secs(30),
             keepalive_answer: Duration::from_secs(20),
+            other_credentials: Duration::ZERO,
         }
     }
 }
@@ -181,6 +188,7 @@ struct Session {
 #[derive(Debug)]
 pub struct GrpcControlPlane {
     session: ArcSwap<Session>,
+    replaced: watch::Sender<u64>,
     connector: Connector,
     host_id: String,
     settings: Settings,
@@ -200,18 +208,28 @@ impl GrpcControlPlane {
         let session = session(&settings, settings.credentials.clone(), &connector)?;
         Ok(Self {
             session: ArcSwap::from_pointee(session),
+            replaced: watch::Sender::new(0),
             connector,
             host_id: host_id(&settings.host_id),
             settings,
         })
     }
 
-    /// Replaces the credentials, and with them the token and the channel. Calls that run keep the old ones until they
-    /// end; on an error everything stays as it was.
-    pub fn replace_credentials(&self, credentials: Credentials) -> Result<(), Error> {
+    /// Fetches a token with these credentials and puts them in use, with a channel of their own. Calls that run keep the
+    /// old ones until they end; on an error, a rejection above all, everything stays as it was.
+    ///
+    /// Takes about a minute at most. Cancel-safe: what is dropped changed nothing.
+    pub async fn try_credentials(&self, credentials: Credentials) -> Result<(), Error> {
         let session = session(&self.settings, credentials, &self.connector)?;
+        session.token("the rotation of credentials").await?;
         self.session.store(Arc::new(session));
+        self.replaced.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// How often the credentials were replaced.
+    pub fn replaced(&self) -> watch::Receiver<u64> {
+        self.replaced.subscribe()
     }
 
     /// One unary RPC with its deadline; renews the token once if the server does not take it.
@@ -228,9 +246,9 @@ impl GrpcControlPlane {
         M: Clone + Send + Sync,
         R: Send,
     {
-        let session = self.session.load_full();
         let mut renewed = false;
         loop {
+            let session = self.session.load_full();
             let token = session.token(operation).await?;
             let mut request = Request::new(message.clone());
             authorize(&mut request, &token);
@@ -253,6 +271,21 @@ impl GrpcControlPlane {
                 "ConductorOne no longer takes the access token, asking for a new one"
             );
             session.tokens.invalidate(&token);
+        }
+    }
+
+    /// One attempt; where no token is to be had, once more with the credentials that come in their place.
+    async fn upload_once_accepted(&self, task_id: &str, file: &Path) -> Result<(), Error> {
+        let mut replaced = self.replaced();
+        match self.upload_once(task_id, file).await {
+            Err(error) if matches!(error, Error::Token { .. }) && error.class() == Class::Auth => {
+                let limit = self.settings.timeouts.other_credentials;
+                match timeout(limit, replaced.changed()).await {
+                    Ok(Ok(())) => self.upload_once(task_id, file).await,
+                    _ => Err(error),
+                }
+            }
+            other => other,
         }
     }
 
@@ -438,7 +471,7 @@ impl ControlPlane for GrpcControlPlane {
             .with_max_delay(Duration::from_secs(30))
             .with_max_times(UPLOAD_RETRIES);
         let mut attempt = 1_u32;
-        (|| self.upload_once(task_id, file))
+        (|| self.upload_once_accepted(task_id, file))
             .retry(pauses)
             .sleep(sleep)
             .when(|error| {

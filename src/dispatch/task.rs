@@ -23,6 +23,7 @@ use crate::{
     control_plane::TaskResult,
     error::{Class, Classify, Code, chain},
     handlers::{Context, Kind},
+    notice::Notice,
     proto::baton,
     supervisor::{guarded, lock},
 };
@@ -145,6 +146,7 @@ impl Job {
             kind: self.kind,
             cancel: &stop.token,
             control_plane: self.shared.control_plane.as_ref(),
+            notices: &self.shared.settings.signals.notices,
         };
         let handler = self.shared.registry.handler(self.kind);
         // Whatever the work logs, the client of the directory included, then names the task.
@@ -219,12 +221,19 @@ impl Job {
     fn log(&self, result: &TaskResult, cause: Option<Cause>, begun: Instant) {
         let duration_ms = millis(begun.elapsed());
         match result {
-            TaskResult::Success { .. } => tracing::info!(
-                task.id = self.task.id,
-                task.kind = self.kind.name(),
-                duration_ms,
-                "a task is done"
-            ),
+            TaskResult::Success { .. } => {
+                tracing::info!(
+                    task.id = self.task.id,
+                    task.kind = self.kind.name(),
+                    duration_ms,
+                    "a task is done"
+                );
+                if self.kind.is_change() {
+                    self.tell(Notice::ChangeMade {
+                        kind: self.kind.name(),
+                    });
+                }
+            }
             TaskResult::Error {
                 status,
                 non_retryable,
@@ -249,9 +258,22 @@ impl Job {
                         non_retryable,
                         "a task failed"
                     );
+                    let problem = status.message.clone();
+                    if self.kind == Kind::SyncFull {
+                        self.tell(Notice::SyncFailed { problem });
+                    } else if self.kind.is_change() {
+                        self.tell(Notice::ChangeFailed {
+                            kind: self.kind.name(),
+                            problem,
+                        });
+                    }
                 }
             }
         }
+    }
+
+    fn tell(&self, notice: Notice) {
+        self.shared.settings.signals.notices.tell(notice);
     }
 
     /// Reports a result, again and again within the budget; answers with the number of attempts.

@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     connector::Connector,
     error::quoted,
+    notice::Notice,
     proto::baton::{self, task::SyncFullTask, task::TaskType},
     syncer::{self, Environment, SyncRequest},
     telemetry::progress::LogLines,
@@ -121,11 +122,18 @@ impl FullSync {
         );
         tokio::select! {
             biased;
-            () = context.cancel.cancelled() => Err(Error::Stopped),
+            () = context.cancel.cancelled() => return Err(Error::Stopped),
             uploaded = context.control_plane.upload(context.task_id, &file) => {
-                uploaded.map_err(Error::Upload)
+                uploaded.map_err(Error::Upload)?;
             }
         }
+        context.notices.tell(Notice::SyncFinished {
+            resources: report.resources.values().sum(),
+            entitlements: report.entitlements.values().sum(),
+            grants: report.grants.values().sum(),
+            warnings: report.warnings.len(),
+        });
+        Ok(())
     }
 }
 

@@ -3,16 +3,61 @@
 //! Everything is read and tried before the directory is touched: a key that turns out to be bad after a password was made
 //! up would lose the password. Facts and the words of refusals that the SDK has too: `pkg/crypto` of the SDK.
 
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use secrecy::SecretString;
+
 use super::{Error, Request, Shared};
 use crate::{
     config::ProvisioningMode,
     connector::provision::Credential,
     crypto::{
+        jwk::Ed25519Jwk,
         open,
         seal::{Plaintext, Recipients},
     },
     proto::connector::{self as v2, credential_options::Options},
+    supervisor::lock,
 };
+
+/// How many client secrets are remembered: a task may bring a password that was encrypted before the last rotation.
+const KEYS: usize = 3;
+
+/// The keys of the client secrets that were in use, the newest first. Clones share them.
+#[derive(Clone, Default)]
+pub struct Keys(Arc<Mutex<Vec<Ed25519Jwk>>>);
+
+impl Keys {
+    /// Remembers the key of the client secret that is in use from now on; the oldest one is forgotten.
+    pub fn add(&self, key: Ed25519Jwk) {
+        let mut keys = lock(&self.0);
+        keys.insert(0, key);
+        keys.truncate(KEYS);
+    }
+
+    /// The password, opened with the newest key that it was encrypted to; `None` where there is no key at all.
+    fn open(&self, encrypted: &[v2::EncryptedData]) -> Option<Result<SecretString, open::Error>> {
+        let mut missing = None;
+        for key in lock(&self.0).iter() {
+            match open::password(key, encrypted) {
+                Err(error @ open::Error::NoEntry { .. }) => {
+                    missing.get_or_insert(Err(error));
+                }
+                other => return Some(other),
+            }
+        }
+        missing
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Keys").field(&lock(&self.0).len()).finish()
+    }
+}
 
 /// What a request says about secrets, read and checked.
 pub(super) struct Ready {
@@ -101,12 +146,12 @@ impl Shared {
                 if given.encrypted_passwords.is_empty() {
                     return Ok(Credential::Unspecified);
                 }
-                let Some(key) = &self.settings.key else {
+                let Some(password) = self.settings.keys.open(&given.encrypted_passwords) else {
                     return Err(malformed(
                         "client-secret is required to read an encrypted password; ask for a random one in a one-shot run",
                     ));
                 };
-                Credential::Given(open::password(key, &given.encrypted_passwords)?)
+                Credential::Given(password?)
             }
         })
     }

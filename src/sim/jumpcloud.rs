@@ -295,6 +295,11 @@ impl JumpCloudSim {
         self.shared.switches.close_for(time);
     }
 
+    /// Accepts these API keys from now on, and no others.
+    pub fn replace_keys(&self, keys: Vec<Key>) {
+        self.shared.access.replace_keys(keys);
+    }
+
     /// Forgets all OAuth tokens: their bearers get 401.
     pub fn revoke_tokens(&self) {
         self.shared.access.revoke_tokens();

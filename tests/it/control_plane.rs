@@ -971,7 +971,7 @@ async fn new_credentials_are_used_by_new_calls_while_a_running_call_ends_on_the_
     let upload = client.upload(TASK, file.path());
     let swap = async {
         reached.notified().await;
-        client.replace_credentials(other.credentials().1).unwrap();
+        client.try_credentials(other.credentials().1).await.unwrap();
         client.next_task().await.unwrap();
         go_on.notify_one();
     };

@@ -446,6 +446,11 @@ impl Daemon {
         assert!(said.is_ok(), "the child did not say {text:?}");
     }
 
+    /// How often the child has written this to standard error.
+    pub fn count(&self, text: &str) -> usize {
+        self.stderr.text().matches(text).count()
+    }
+
     /// The first value of a field in the log lines so far.
     pub fn logged(&self, message: &str, field: &str) -> Option<String> {
         self.stderr

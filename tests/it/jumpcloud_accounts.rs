@@ -113,6 +113,7 @@ impl Rig {
                 timeout: Duration::from_secs(2),
                 extra_ca_pem: None,
                 max_concurrency: 4,
+                rotation_wait: Duration::ZERO,
             },
             Policy {
                 max_attempts: 2,

@@ -169,6 +169,7 @@ impl Server {
             timeout: Duration::from_secs(10),
             extra_ca_pem: None,
             max_concurrency: 4,
+            rotation_wait: Duration::ZERO,
         }
     }
 

@@ -820,6 +820,7 @@ async fn sync(sim: &JumpCloudSim, way: Way<'_>) {
         timeout: Duration::from_secs(20),
         extra_ca_pem: None,
         max_concurrency: 8,
+        rotation_wait: Duration::ZERO,
     })
     .unwrap();
     let settings = Settings {

@@ -109,6 +109,7 @@ fn connector(sim: &JumpCloudSim, options: &Options, folder: &std::path::Path) ->
         timeout: Duration::from_secs(20),
         extra_ca_pem: None,
         max_concurrency: 8,
+        rotation_wait: Duration::ZERO,
     })
     .unwrap();
     JumpCloud::new(

@@ -30,5 +30,6 @@ mod process;
 mod provisioning;
 mod provisioning_crash;
 mod recovery;
+mod rotation;
 mod secrets;
 mod sim_conductorone;

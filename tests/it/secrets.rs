@@ -179,6 +179,7 @@ async fn serve_through_failures(level: Level) -> Run {
         timeout: PATIENCE,
         extra_ca_pem: None,
         max_concurrency: 4,
+        rotation_wait: std::time::Duration::ZERO,
     })
     .unwrap();
     let mut said = vec![format!("{client:?}")];

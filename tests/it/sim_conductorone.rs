@@ -1298,6 +1298,7 @@ async fn what_connector_and_engine_write_passes_the_inspection() {
         timeout: PATIENCE,
         extra_ca_pem: None,
         max_concurrency: 4,
+        rotation_wait: Duration::ZERO,
     })
     .unwrap();
     let settings = connector::Settings {

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -20,13 +19,14 @@ use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
 };
+use tokio::sync::watch;
 use url::Url;
 
-pub use self::region::Region;
 use self::{
-    credential::Credential,
+    credential::Keyring,
     exchange::{Shared, Verb},
 };
+pub use self::{credential::Standing, region::Region};
 use crate::{
     connector::Error,
     http::{self, limiter::Limiter, retry},
@@ -86,6 +86,9 @@ pub struct Settings {
     pub extra_ca_pem: Option<Vec<u8>>,
     /// The most requests in flight at once; the client starts lower and adapts.
     pub max_concurrency: usize,
+    /// How long a call waits for other credentials when those in use, which have worked, are refused. Zero where nobody
+    /// would bring others.
+    pub rotation_wait: Duration,
 }
 
 impl Settings {
@@ -99,6 +102,7 @@ impl Settings {
             timeout: DEFAULT_TIMEOUT,
             extra_ca_pem: None,
             max_concurrency: DEFAULT_MAX_CONCURRENCY,
+            rotation_wait: Duration::ZERO,
         }
     }
 }
@@ -195,7 +199,7 @@ impl fmt::Debug for Client {
         f.debug_struct("Client")
             .field("console_url", &self.shared.console_url.as_str())
             .field("insights_url", &self.shared.insights_url.as_str())
-            .field("auth", &self.shared.credential.load().auth)
+            .field("auth", &self.shared.keyring.current().auth)
             .field("limit", &self.shared.limiter.limit())
             .finish_non_exhaustive()
     }
@@ -242,7 +246,8 @@ impl Client {
             shared: Arc::new(Shared {
                 http,
                 org_id: settings.org_id.as_deref().map(org_header).transpose()?,
-                credential: ArcSwap::from_pointee(Credential::new(settings.auth)),
+                keyring: Keyring::new(settings.auth),
+                rotation_wait: settings.rotation_wait,
                 limiter: Limiter::new(settings.max_concurrency),
                 policy,
                 stats: Mutex::new(BTreeMap::new()),
@@ -258,9 +263,12 @@ impl Client {
     ///
     /// Credentials that cannot be sent (empty, with white space) make the next call fail with [`Error::Invalid`].
     pub fn replace_auth(&self, auth: Auth) {
-        self.shared
-            .credential
-            .store(Arc::new(Credential::new(auth)));
+        self.shared.keyring.replace(auth);
+    }
+
+    /// What JumpCloud thinks of the credentials in use, and changes of that.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.shared.keyring.standing()
     }
 
     /// `GET` of one object.
@@ -359,14 +367,14 @@ impl Client {
     /// Whether requests come from a service account that proves itself by OAuth, and not from a person's key.
     pub fn is_service_account(&self) -> bool {
         matches!(
-            self.shared.credential.load().auth,
+            self.shared.keyring.current().auth,
             Auth::ClientCredentials { .. }
         )
     }
 
     /// Whether the API key in use begins like this, as JumpCloud shows the beginnings of keys.
     pub fn key_begins_with(&self, beginning: &str) -> bool {
-        match &self.shared.credential.load().auth {
+        match &self.shared.keyring.current().auth {
             Auth::ApiKey(key) => key.expose_secret().starts_with(beginning),
             Auth::ClientCredentials { .. } => false,
         }

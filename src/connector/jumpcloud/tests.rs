@@ -240,6 +240,7 @@ async fn rig_with(tenant: Tenant, merge_administrators: bool) -> Rig {
         timeout: Duration::from_secs(10),
         extra_ca_pem: None,
         max_concurrency: 4,
+        rotation_wait: Duration::ZERO,
     })
     .unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -62,6 +62,17 @@ impl Control {
         true
     }
 
+    /// Issues another client secret; the older ones are accepted until [`Control::retire_secrets`].
+    pub fn rotate_secret(&self) -> anyhow::Result<SecretString> {
+        self.0.client.rotate()
+    }
+
+    /// Accepts the newest client secret only, and no token of the others any more.
+    pub fn retire_secrets(&self) {
+        self.0.client.retire();
+        self.revoke_tokens();
+    }
+
     /// The objects of the latest uploaded file, for tasks that name them. Blocks for a moment.
     pub fn synced(&self) -> anyhow::Result<Synced> {
         let path = self

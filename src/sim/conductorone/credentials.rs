@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
+    sync::{PoisonError, RwLock, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -75,13 +76,14 @@ impl TlsIdentity {
     }
 }
 
-/// The client id and secret that the simulator accepts.
+/// The client id and the secrets that the simulator accepts.
 pub(super) struct Client {
     pub(super) id: String,
     pub(super) secret: SecretString,
     audience: String,
     key_id: Option<String>,
-    public: Vec<u8>,
+    /// The public keys of the secrets; the first one belongs to `secret`.
+    public: RwLock<Vec<Vec<u8>>>,
 }
 
 impl fmt::Debug for Client {
@@ -98,28 +100,32 @@ impl Client {
         address: SocketAddr,
         key_id: Option<String>,
     ) -> anyhow::Result<Self> {
-        let mut seed = [0_u8; 32];
-        rand::fill(&mut seed).context("no randomness for the client secret")?;
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed)
-            .context("making the key of the client secret")?;
-        let public = pair.public_key().as_ref().to_vec();
-        let mut jwk = json!({
-            "kty": "OKP",
-            "crv": "Ed25519",
-            "x": URL_SAFE_NO_PAD.encode(&public),
-            "d": URL_SAFE_NO_PAD.encode(seed),
-        });
-        if let (Some(key_id), Some(members)) = (&key_id, jwk.as_object_mut()) {
-            members.insert("kid".to_owned(), Value::String(key_id.clone()));
-        }
-        let payload = URL_SAFE_NO_PAD.encode(jwk.to_string());
+        let (secret, public) = fresh_secret(key_id.as_deref())?;
         Ok(Self {
             id: format!("{name}@{address}/clients"),
-            secret: format!("secret-token:conductorone.com:v1:{payload}").into(),
+            secret,
             audience: address.ip().to_string(),
             key_id,
-            public,
+            public: RwLock::new(vec![public]),
         })
+    }
+
+    /// Makes another secret that is accepted; the older ones stay so until [`Client::retire`].
+    pub(super) fn rotate(&self) -> anyhow::Result<SecretString> {
+        let (secret, public) = fresh_secret(self.key_id.as_deref())?;
+        self.keys_mut().push(public);
+        Ok(secret)
+    }
+
+    /// Accepts the newest secret only.
+    pub(super) fn retire(&self) {
+        let mut keys = self.keys_mut();
+        let newest = keys.len().saturating_sub(1);
+        keys.drain(..newest);
+    }
+
+    fn keys_mut(&self) -> RwLockWriteGuard<'_, Vec<Vec<u8>>> {
+        self.public.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks a token request; `used` holds the nonces seen before and gets the new one.
@@ -256,14 +262,19 @@ impl Client {
             return Err(Refusal::breach("claim exp", "must be 120 s after iat"));
         }
 
-        UnparsedPublicKey::new(&ED25519, &self.public)
-            .verify(
-                format!("{header_text}.{claims_text}").as_bytes(),
-                &signature,
-            )
-            .map_err(|_unspecified| {
-                Refusal::credentials("the assertion is not signed with the client's key")
-            })?;
+        let signed = format!("{header_text}.{claims_text}");
+        let keys = self.public.read().unwrap_or_else(PoisonError::into_inner);
+        let known = keys.iter().any(|key| {
+            UnparsedPublicKey::new(&ED25519, key)
+                .verify(signed.as_bytes(), &signature)
+                .is_ok()
+        });
+        drop(keys);
+        if !known {
+            return Err(Refusal::credentials(
+                "the assertion is not signed with the client's key",
+            ));
+        }
         let now = now.as_second();
         if not_before > now + LEEWAY || issued > now + WINDOW {
             return Err(Refusal::credentials("the assertion is not valid yet"));
@@ -276,6 +287,27 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// A client secret and its public key.
+fn fresh_secret(key_id: Option<&str>) -> anyhow::Result<(SecretString, Vec<u8>)> {
+    let mut seed = [0_u8; 32];
+    rand::fill(&mut seed).context("no randomness for the client secret")?;
+    let pair = Ed25519KeyPair::from_seed_unchecked(&seed)
+        .context("making the key of the client secret")?;
+    let public = pair.public_key().as_ref().to_vec();
+    let mut jwk = json!({
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "x": URL_SAFE_NO_PAD.encode(&public),
+        "d": URL_SAFE_NO_PAD.encode(seed),
+    });
+    if let (Some(key_id), Some(members)) = (key_id, jwk.as_object_mut()) {
+        members.insert("kid".to_owned(), Value::String(key_id.to_owned()));
+    }
+    let payload = URL_SAFE_NO_PAD.encode(jwk.to_string());
+    let secret = format!("secret-token:conductorone.com:v1:{payload}").into();
+    Ok((secret, public))
 }
 
 fn object(part: &str, text: &str) -> Result<Map<String, Value>, Refusal> {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -131,7 +131,7 @@ const TOKENS: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Access {
-    keys: Vec<Key>,
+    keys: RwLock<Vec<Arc<Key>>>,
     clients: Vec<OAuthClient>,
     organizations: Vec<Id>,
     /// Text and end of each token.
@@ -140,9 +140,9 @@ pub(super) struct Access {
 }
 
 /// Who asks.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Caller<'a> {
-    Key(&'a Key),
+#[derive(Debug, Clone)]
+pub(super) enum Caller {
+    Key(Arc<Key>),
     Token,
 }
 
@@ -183,7 +183,7 @@ pub(super) struct TokenReply {
 impl Access {
     pub(super) fn new(keys: Vec<Key>, clients: Vec<OAuthClient>, organizations: Vec<Id>) -> Self {
         Self {
-            keys,
+            keys: RwLock::new(keys.into_iter().map(Arc::new).collect()),
             clients,
             organizations,
             tokens: Mutex::new(VecDeque::new()),
@@ -191,14 +191,23 @@ impl Access {
         }
     }
 
+    /// Accepts these keys from now on, and no others.
+    pub(super) fn replace_keys(&self, keys: Vec<Key>) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) =
+            keys.into_iter().map(Arc::new).collect();
+    }
+
     /// Recognises the caller by `x-api-key` or a bearer token.
-    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Option<Caller<'_>> {
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Option<Caller> {
         if let Some(secret) = text(headers, "x-api-key") {
             return self
                 .keys
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
                 .iter()
                 .find(|key| key.secret.expose_secret() == secret)
                 .filter(|key| key.role != KeyRole::NoApiAccess)
+                .cloned()
                 .map(Caller::Key);
         }
         let authorization = text(headers, header::AUTHORIZATION.as_str())?;
@@ -214,7 +223,7 @@ impl Access {
     /// Decides whether a caller may ask this, and about which organisation.
     pub(super) fn authorize(
         &self,
-        caller: Caller<'_>,
+        caller: &Caller,
         route: &Route,
         headers: &HeaderMap,
         behaviour: &Behaviour,
@@ -419,7 +428,7 @@ mod tests {
         let headers = headers(pairs);
         let caller = access.authenticate(&headers).ok_or(401_u16)?;
         access
-            .authorize(caller, route(template), &headers, &Behaviour::default())
+            .authorize(&caller, route(template), &headers, &Behaviour::default())
             .map(|granted| granted.organization)
             .map_err(|denied| denied.status)
     }

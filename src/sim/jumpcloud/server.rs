@@ -206,7 +206,7 @@ async fn answer(
             Some(caller) => {
                 shared
                     .access
-                    .authorize(caller, route, &parts.headers, &in_force.behaviour)
+                    .authorize(&caller, route, &parts.headers, &in_force.behaviour)
             }
         };
         match granted {

@@ -1,11 +1,15 @@
 //! Client ids, client secrets and API hosts that cannot be used.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use baton_jumpcloud::{
     app,
     cli::{self, Command},
+    clock::SystemClock,
     config::EXIT_BAD_CONFIGURATION,
     control_plane::credentials::{ClientId, ClientSecret, Host},
+    telemetry,
 };
 use proptest::prelude::*;
 use secrecy::SecretString;
@@ -399,7 +403,10 @@ async fn end_of(id: &str, secret: &str) -> (String, u8) {
         Ok(other) => panic!("{other:?}"),
         Err(error) => return (error.to_string(), error.exit_code()),
     };
-    let failure = app::serve(&config, &source).await.unwrap_err();
+    let (_subscriber, log, _captured) = telemetry::capture(&config.log, &[], Arc::new(SystemClock));
+    let failure = app::serve(&config, Arc::new(source), &log)
+        .await
+        .unwrap_err();
     (failure.message, failure.exit_code)
 }
 

@@ -84,6 +84,7 @@ async fn sync(url: &Url) -> Synced {
             timeout: Duration::from_secs(10),
             extra_ca_pem: None,
             max_concurrency: 4,
+            rotation_wait: Duration::ZERO,
         },
         FAST,
     )

@@ -77,6 +77,7 @@ impl Stage {
             timeout: PATIENCE,
             extra_ca_pem: None,
             max_concurrency: 4,
+            rotation_wait: Duration::ZERO,
         })
         .unwrap();
         let connector = Arc::new(JumpCloud::new(

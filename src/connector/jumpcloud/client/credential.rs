@@ -3,14 +3,24 @@
 //! A token is kept until shortly before its end and fetched by one caller at a time. Secrets leave this file only as
 //! header values that are marked sensitive, and as texts to be removed from error messages.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, timeout_at},
+};
 use url::form_urlencoded;
 
 use super::{Auth, decode};
@@ -27,10 +37,80 @@ const DEFAULT_LIFE: Duration = Duration::from_mins(5);
 const MAX_LIFE: Duration = Duration::from_hours(24);
 const MAX_KEY_BYTES: usize = 8 * 1024;
 
-/// The credentials in use, with the token that was fetched with them.
+/// What JumpCloud thinks of the credentials in use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How often they were replaced.
+    pub replaced: u64,
+    /// They were refused, and nothing has succeeded with them since.
+    pub rejected: bool,
+}
+
+/// The credentials in use, where they can be replaced.
+pub(super) struct Keyring {
+    current: ArcSwap<Credential>,
+    standing: watch::Sender<Standing>,
+}
+
+impl Keyring {
+    pub(super) fn new(auth: Auth) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Credential::new(auth)),
+            standing: watch::Sender::default(),
+        }
+    }
+
+    pub(super) fn current(&self) -> Arc<Credential> {
+        self.current.load_full()
+    }
+
+    pub(super) fn replace(&self, auth: Auth) {
+        self.current.store(Arc::new(Credential::new(auth)));
+        self.standing.send_modify(|standing| {
+            standing.replaced += 1;
+            standing.rejected = false;
+        });
+    }
+
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Something succeeded with this credential.
+    pub(super) fn accepted(&self, used: &Arc<Credential>) {
+        used.worked.store(true, Ordering::Relaxed);
+        self.judge(used, false);
+    }
+
+    /// This credential was refused for good. Waits for another one until `until`, if it ever worked: it may be in the
+    /// middle of a rotation. True when there is another.
+    pub(super) async fn refused(&self, used: &Arc<Credential>, until: Instant) -> bool {
+        let mut standing = self.standing();
+        self.judge(used, true);
+        if !used.worked.load(Ordering::Relaxed) {
+            return false;
+        }
+        let is_other = || !Arc::ptr_eq(used, &self.current.load());
+        let other = standing.wait_for(|_standing| is_other());
+        matches!(timeout_at(until, other).await, Ok(Ok(_)))
+    }
+
+    fn judge(&self, used: &Arc<Credential>, rejected: bool) {
+        self.standing.send_if_modified(|standing| {
+            let news = standing.rejected != rejected && Arc::ptr_eq(used, &self.current.load());
+            if news {
+                standing.rejected = rejected;
+            }
+            news
+        });
+    }
+}
+
+/// Credentials, with the token that was fetched with them.
 pub(super) struct Credential {
     pub(super) auth: Auth,
     pub(super) token: Mutex<Option<Token>>,
+    worked: AtomicBool,
 }
 
 /// A bearer token and its times.
@@ -62,6 +142,7 @@ impl Credential {
         Self {
             auth,
             token: Mutex::new(None),
+            worked: AtomicBool::new(false),
         }
     }
 

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use reqwest::{
     RequestBuilder, StatusCode,
@@ -27,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Auth, EndpointStats, Method, Repeat,
-    credential::{self, Credential, MAX_TOKEN_BODY_BYTES, Proof, TOKEN_ENDPOINT, Token},
+    credential::{self, Credential, Keyring, MAX_TOKEN_BODY_BYTES, Proof, TOKEN_ENDPOINT, Token},
     decode::{self, Problem},
 };
 use crate::{
@@ -62,7 +61,9 @@ pub(super) struct Shared {
     pub(super) console_url: Url,
     pub(super) insights_url: Url,
     pub(super) org_id: Option<HeaderValue>,
-    pub(super) credential: ArcSwap<Credential>,
+    pub(super) keyring: Keyring,
+    /// How long a call waits for other credentials when those in use are refused.
+    pub(super) rotation_wait: Duration,
     pub(super) limiter: Limiter,
     pub(super) policy: retry::Policy,
     pub(super) stats: Mutex<BTreeMap<&'static str, EndpointStats>>,
@@ -165,8 +166,8 @@ enum Next {
     BackoffBriefly,
     /// Another attempt; the limiter holds it back for this long.
     Throttled(Duration),
-    /// Another attempt with another token or with credentials that came in the meantime.
-    Reauthenticate(Arc<Credential>, SecretString),
+    /// Another attempt with another token than this, or with other credentials.
+    Reauthenticate(Arc<Credential>, Option<SecretString>),
     /// Another attempt without the organisation header.
     WithoutOrg,
 }
@@ -188,7 +189,8 @@ impl Shared {
         decode: impl Fn(&Answer) -> Result<R, Problem>,
     ) -> Result<R, Error> {
         let mut retries = None;
-        let mut reauthenticated = false;
+        let mut renewed: Option<Arc<Credential>> = None;
+        let mut wait_until = None;
         let mut with_org =
             self.org_id.is_some() && !(call.may_go_without_org() && self.org_is_refused());
         loop {
@@ -218,12 +220,18 @@ impl Shared {
                 failed.next = Next::GiveUp;
             }
             let again = match &failed.next {
-                Next::Reauthenticate(used, secret) => {
-                    let again = !reauthenticated
-                        && (!Arc::ptr_eq(used, &self.credential.load())
-                            || used.forget(secret).await);
-                    reauthenticated = true;
-                    again
+                Next::Reauthenticate(used, token) => {
+                    let fresh = renewed.as_ref().is_none_or(|old| !Arc::ptr_eq(old, used));
+                    renewed = Some(Arc::clone(used));
+                    let renewable = match token {
+                        Some(token) if fresh => used.forget(token).await,
+                        _ => false,
+                    };
+                    let until =
+                        *wait_until.get_or_insert_with(|| Instant::now() + self.rotation_wait);
+                    !Arc::ptr_eq(used, &self.keyring.current())
+                        || renewable
+                        || self.keyring.refused(used, until).await
                 }
                 Next::WithoutOrg => {
                     let again = with_org;
@@ -275,8 +283,16 @@ impl Shared {
     }
 
     async fn attempt(&self, call: &Call, with_org: bool, permit: Permit) -> Result<Answer, Failed> {
-        let credential = self.credential.load_full();
-        let proof = self.proof(&credential).await.map_err(Failed::give_up)?;
+        let credential = self.keyring.current();
+        let proof = self.proof(&credential).await.map_err(|error| Failed {
+            next: match error {
+                Error::Unauthenticated { .. } => {
+                    Next::Reauthenticate(Arc::clone(&credential), None)
+                }
+                _ => Next::GiveUp,
+            },
+            error,
+        })?;
         let method = call.verb.as_str();
         let mut request = self
             .http
@@ -304,6 +320,7 @@ impl Shared {
                 .await
                 .map_err(|error| body_failed(method, call.template, error))?;
             permit.succeeded();
+            self.keyring.accepted(&credential);
             return Ok(Answer {
                 body,
                 total,
@@ -330,7 +347,7 @@ impl Shared {
         if status == StatusCode::UNAUTHORIZED {
             return Err(Failed {
                 error: self.unauthenticated(&credential, call, &message),
-                next: Next::Reauthenticate(credential, proof.secret),
+                next: Next::Reauthenticate(credential, Some(proof.secret)),
             });
         }
         let message = if status.is_redirection() {

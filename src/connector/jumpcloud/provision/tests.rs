@@ -387,6 +387,7 @@ async fn rig_with(tenant: Tenant, change: impl FnOnce(&mut Settings)) -> Rig {
             timeout: Duration::from_millis(500),
             extra_ca_pem: None,
             max_concurrency: 4,
+            rotation_wait: Duration::ZERO,
         },
         policy,
     )
