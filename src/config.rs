@@ -63,6 +63,8 @@ pub struct Config {
     pub credentials_interval: Duration,
     /// Where health is served; absent unless asked for.
     pub health: Option<HealthAddress>,
+    /// What is done with the Kubernetes API; nothing unless asked for.
+    pub kubernetes: Kubernetes,
     /// How to log.
     pub log: Log,
     /// The file that a one-shot run writes.
@@ -200,6 +202,70 @@ pub struct HealthAddress {
     pub host: String,
     /// The port; 0 = any free one.
     pub port: u16,
+}
+
+/// What is done with the Kubernetes API. Every name in it is one that the API accepts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The Secret whose credentials are taken over while running.
+    pub secret: Option<WatchedSecret>,
+    /// Events are written about our own pod.
+    pub events: bool,
+    /// The Lease that says which replica works.
+    pub lease: Option<String>,
+    /// The pod that this process runs in.
+    pub pod: Pod,
+}
+
+/// A Secret whose credentials are taken over while running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchedSecret {
+    /// Its name.
+    pub name: String,
+    /// The key of each credential.
+    pub keys: SecretKeys,
+}
+
+/// The key that each credential has in a Secret, by the name of its setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretKeys(BTreeMap<&'static str, String>);
+
+impl SecretKeys {
+    /// The settings that a Secret may bring.
+    pub const SETTINGS: [&'static str; 4] = [
+        "client-id",
+        "client-secret",
+        "api-key",
+        "jumpcloud-client-secret",
+    ];
+
+    /// Setting and key of each credential.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(setting, key)| (*setting, key.as_str()))
+    }
+}
+
+impl Default for SecretKeys {
+    /// Keys like the environment variables, as in the Secret of the vendor's documentation.
+    fn default() -> Self {
+        Self(
+            Self::SETTINGS
+                .into_iter()
+                .map(|name| (name, settings::variable_of(name)))
+                .collect(),
+        )
+    }
+}
+
+/// The pod that this process runs in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name, or that of the host.
+    pub name: String,
+    /// Its namespace; otherwise that of the service account counts.
+    pub namespace: Option<String>,
+    /// Its UID.
+    pub uid: Option<String>,
 }
 
 /// How to log.

@@ -117,6 +117,19 @@ impl Secret {
     }
 }
 
+/// Credentials that came while running, by the name of their setting; only those that came.
+#[derive(Debug, Clone)]
+pub struct Delivered(pub BTreeMap<&'static str, SecretString>);
+
+impl PartialEq for Delivered {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|(left, right)| {
+                left.0 == right.0 && left.1.expose_secret() == right.1.expose_secret()
+            })
+    }
+}
+
 /// A path as it may be shown: one that looks like a credential put into the wrong place is described instead.
 pub(super) fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
@@ -157,17 +170,25 @@ fn read(name: &str, path: &Path, source: &dyn Source) -> Result<SecretString, St
         .read(&file, LIMIT)
         .map_err(|error| format!("cannot read {}: {error}", shown(&file)))?;
     let content = Zeroizing::new(content);
-    let text = std::str::from_utf8(&content)
+    text(&content)
+        .map(SecretString::from)
+        .map_err(|problem| format!("{} {problem}", shown(&file)))
+}
+
+/// The credential in the content of a file or of a key of a Secret: without the line ends after it, and fit for use.
+///
+/// The error says what is wrong with it, to be put after the name of the place; it holds nothing of the content.
+pub(crate) fn text(content: &[u8]) -> Result<&str, String> {
+    let text = std::str::from_utf8(content)
         .map_err(|error| {
             format!(
-                "{} is not text (byte {} is not valid UTF-8)",
-                shown(&file),
+                "is not text (byte {} is not valid UTF-8)",
                 error.valid_up_to()
             )
         })?
         .trim_end_matches(['\r', '\n']);
-    check(text).map_err(|problem| format!("{}: {problem}", shown(&file)))?;
-    Ok(SecretString::from(text))
+    check(text)?;
+    Ok(text)
 }
 
 /// Credentials end up in headers and tokens, where blanks and control characters are either forbidden or a sign of a

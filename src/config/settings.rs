@@ -134,8 +134,17 @@ const CHANGE: &str = "One change (one-shot run)";
 const RESOURCES: &str = "Network and files";
 const HEALTH: &str = "Health";
 const LOGS: &str = "Logs";
+const KUBERNETES: &str = "Kubernetes";
 const COMPATIBILITY: &str = "Accepted for compatibility";
 
+/// What becomes of the settings for Kubernetes, which a build can leave out.
+const IN_KUBERNETES: Treatment = if cfg!(feature = "kubernetes") {
+    Treatment::ServiceOnly
+} else {
+    Treatment::Refused(
+        "this build has no part for Kubernetes; use one with the feature kubernetes, or remove the setting",
+    )
+};
 const OTEL: Treatment =
     Treatment::Ignored("export to an OpenTelemetry collector is not part of this version");
 const EXTERNAL: Treatment = Treatment::Refused(
@@ -438,6 +447,57 @@ pub const SETTINGS: &[Setting] = &[
         LOGS,
         "Files to append logs to instead of standard error; stderr and stdout are understood too.",
     ),
+    Setting::new(
+        "kubernetes-secret",
+        Kind::Text,
+        KUBERNETES,
+        "Watch this Secret in the pod's namespace, and use new credentials in it without a restart.",
+    )
+    .treated(IN_KUBERNETES),
+    Setting::new(
+        "kubernetes-secret-keys",
+        Kind::List,
+        KUBERNETES,
+        "Other keys of that Secret than BATON_CLIENT_ID and the like, such as api-key=jc-key; for client-id, \
+         client-secret, api-key and jumpcloud-client-secret.",
+    )
+    .treated(IN_KUBERNETES),
+    Setting::new(
+        "kubernetes-events",
+        Kind::Switch,
+        KUBERNETES,
+        "Report syncs, changes and rejected credentials as Events of the pod.",
+    )
+    .default("false")
+    .treated(IN_KUBERNETES),
+    Setting::new(
+        "kubernetes-lease",
+        Kind::Text,
+        KUBERNETES,
+        "Let one replica work and the others stand by, as told by this Lease in the pod's namespace.",
+    )
+    .treated(IN_KUBERNETES),
+    Setting::new(
+        "pod-name",
+        Kind::Text,
+        KUBERNETES,
+        "Name of the pod, from the downward API; otherwise the host name.",
+    )
+    .treated(IN_KUBERNETES),
+    Setting::new(
+        "pod-namespace",
+        Kind::Text,
+        KUBERNETES,
+        "Namespace of the pod, from the downward API; otherwise that of the service account.",
+    )
+    .treated(IN_KUBERNETES),
+    Setting::new(
+        "pod-uid",
+        Kind::Text,
+        KUBERNETES,
+        "UID of the pod, from the downward API; kubectl describe shows Events with it only.",
+    )
+    .treated(IN_KUBERNETES),
     Setting::new(
         "log-level-debug-expires-at",
         Kind::Text,

@@ -108,6 +108,7 @@ pub struct ManualSource {
     unreadable: BTreeSet<PathBuf>,
     directories: BTreeMap<PathBuf, bool>,
     terminal: bool,
+    host_name: Option<String>,
 }
 
 impl ManualSource {
@@ -120,6 +121,13 @@ impl ManualSource {
     #[must_use]
     pub fn with_variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Names the machine.
+    #[must_use]
+    pub fn with_host_name(mut self, name: &str) -> Self {
+        self.host_name = Some(name.to_owned());
         self
     }
 
@@ -197,7 +205,9 @@ impl Source for ManualSource {
     }
 
     fn host_name(&self) -> String {
-        "test-host".to_owned()
+        self.host_name
+            .clone()
+            .unwrap_or_else(|| "test-host".to_owned())
     }
 
     fn is_terminal(&self) -> bool {

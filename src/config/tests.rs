@@ -536,3 +536,137 @@ fn a_description_shows_origins_and_no_secret() {
     assert!(!format!("{config:?}").contains("SECRETSEED"));
     assert_eq!(config.secrets().len(), 2);
 }
+
+#[test]
+fn nothing_is_done_in_kubernetes_unless_asked_for() {
+    let config = resolved(&Flags::default(), &service());
+    assert_eq!(
+        config.kubernetes,
+        Kubernetes {
+            pod: Pod {
+                name: "test-host".to_owned(),
+                ..Pod::default()
+            },
+            ..Kubernetes::default()
+        }
+    );
+}
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn the_settings_for_kubernetes_are_read() {
+    let source = service()
+        .with_variable("BATON_KUBERNETES_SECRET", "baton.creds")
+        .with_variable(
+            "BATON_KUBERNETES_SECRET_KEYS",
+            "api-key=jc-key,client-id=ID",
+        )
+        .with_variable("BATON_KUBERNETES_EVENTS", "true")
+        .with_variable("BATON_KUBERNETES_LEASE", "baton")
+        .with_variable("BATON_POD_NAME", "baton-0")
+        .with_variable("BATON_POD_NAMESPACE", "baton-1")
+        .with_variable("BATON_POD_UID", "8a4c-6f1a");
+    let config = resolved(&Flags::default(), &source);
+    let secret = config.kubernetes.secret.unwrap();
+    assert_eq!(secret.name, "baton.creds");
+    let keys: Vec<_> = secret.keys.iter().collect();
+    assert_eq!(
+        keys,
+        [
+            ("api-key", "jc-key"),
+            ("client-id", "ID"),
+            ("client-secret", "BATON_CLIENT_SECRET"),
+            ("jumpcloud-client-secret", "BATON_JUMPCLOUD_CLIENT_SECRET"),
+        ]
+    );
+    assert!(config.kubernetes.events);
+    assert_eq!(config.kubernetes.lease.as_deref(), Some("baton"));
+    assert_eq!(
+        config.kubernetes.pod,
+        Pod {
+            name: "baton-0".to_owned(),
+            namespace: Some("baton-1".to_owned()),
+            uid: Some("8a4c-6f1a".to_owned()),
+        }
+    );
+    assert!(config.notices.is_empty(), "{:?}", config.notices);
+}
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn names_that_the_kubernetes_api_would_refuse_are_refused_at_start() {
+    let long = "a".repeat(254);
+    let label = "a".repeat(64);
+    for (name, value, expected) in [
+        ("kubernetes-secret", "SECRETSEED", "a text of 10 characters"),
+        ("kubernetes-secret", "-a", "lower-case letters"),
+        ("kubernetes-lease", "a..b", "lower-case letters"),
+        ("kubernetes-lease", &long, "at most 253"),
+        ("pod-name", "a_b", "lower-case letters"),
+        ("pod-namespace", "a.b", "at most 63"),
+        ("pod-namespace", &label, "at most 63"),
+        ("pod-uid", "a/b", "letters, digits and hyphens"),
+        ("kubernetes-events", "maybe", "true or false"),
+        (
+            "kubernetes-secret-keys",
+            "api-key=a",
+            "without kubernetes-secret",
+        ),
+    ] {
+        let error = refused(&flags(&[(name, value)]), &service());
+        assert_eq!(error.problems().len(), 1, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(name) && text.contains(expected), "{text}");
+        assert!(!text.contains("SECRETSEED"), "{text}");
+    }
+    for (keys, expected) in [
+        ("api-key", "item number 1 is no pair"),
+        (
+            "client-id=a,org-id=b",
+            "item number 2 is for none of client-id, ",
+        ),
+        ("api-key=", "names no key"),
+        ("api-key=a b", "names no key"),
+        ("api-key=a,api-key=b", "an earlier one"),
+    ] {
+        let given = flags(&[("kubernetes-secret", "a"), ("kubernetes-secret-keys", keys)]);
+        let text = refused(&given, &service()).to_string();
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn events_need_to_know_the_pod() {
+    let events = [("kubernetes-events", "true")];
+    let config = resolved(&flags(&events), &service());
+    assert_eq!(config.notices.len(), 1, "{:?}", config.notices);
+    assert!(config.notices[0].starts_with("pod-uid is missing"));
+    let odd = service().with_host_name("My_Laptop");
+    let text = refused(&flags(&events), &odd).to_string();
+    assert!(text.contains("pod-name"), "{text}");
+    // Nothing else needs it.
+    resolved(&flags(&[("kubernetes-lease", "baton")]), &odd);
+}
+
+#[cfg(not(feature = "kubernetes"))]
+#[test]
+fn a_build_without_kubernetes_refuses_its_settings_and_says_why() {
+    for name in [
+        "kubernetes-secret",
+        "kubernetes-secret-keys",
+        "kubernetes-events",
+        "kubernetes-lease",
+        "pod-name",
+        "pod-namespace",
+        "pod-uid",
+    ] {
+        let error = refused(&flags(&[(name, "true")]), &service());
+        let text = error.to_string();
+        assert!(text.contains(name), "{text}");
+        assert!(
+            text.contains("this build has no part for Kubernetes"),
+            "{text}"
+        );
+    }
+}

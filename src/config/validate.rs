@@ -4,7 +4,7 @@
 //! secret that slipped into the wrong variable must not reach a log.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -16,9 +16,10 @@ use secrecy::ExposeSecret;
 use url::{Host, Url};
 
 use super::{
-    Config, Error, Flags, HealthAddress, JumpCloud, JumpCloudAuth, Level, Log, LogFormat,
-    Operation, Problem, Provisioning, ProvisioningMode, RESOURCE_TYPES, Resolved, Secret,
-    SecretOrigin, Service, StorageEngine, SyncOptions, bid, secret,
+    Config, Error, Flags, HealthAddress, JumpCloud, JumpCloudAuth, Kubernetes, Level, Log,
+    LogFormat, Operation, Pod, Problem, Provisioning, ProvisioningMode, RESOURCE_TYPES, Resolved,
+    Secret, SecretKeys, SecretOrigin, Service, StorageEngine, SyncOptions, WatchedSecret, bid,
+    secret,
     settings::{self, SETTINGS, Treatment, VARIABLES},
     source::{PathKind, Source},
     values::{self, Origin, Raw, Values},
@@ -124,6 +125,7 @@ impl Resolver<'_> {
             let address = self.health();
             enabled.then_some(address)
         };
+        let kubernetes = self.kubernetes(service);
         let log = self.log();
         let file = self.path("file").unwrap_or_default();
         if file.as_os_str().is_empty() {
@@ -144,6 +146,7 @@ impl Resolver<'_> {
             shutdown_grace,
             credentials_interval,
             health,
+            kubernetes,
             log,
             file,
             notices: Vec::new(),
@@ -623,6 +626,110 @@ impl Resolver<'_> {
         }
     }
 
+    fn kubernetes(&mut self, service: bool) -> Kubernetes {
+        let secret = self.dns_name("kubernetes-secret", SUBDOMAIN);
+        let keys = self.secret_keys();
+        if !self.is_given("kubernetes-secret") && self.is_given("kubernetes-secret-keys") {
+            self.problem(
+                "kubernetes-secret-keys",
+                "is given without kubernetes-secret; give the name of the Secret too",
+            );
+        }
+        let events = self.switch("kubernetes-events");
+        let lease = self.dns_name("kubernetes-lease", SUBDOMAIN);
+        let name = self.dns_name("pod-name", SUBDOMAIN);
+        let namespace = self.dns_name("pod-namespace", LABEL);
+        let uid = self.text("pod-uid");
+        if let Some(uid) = &uid
+            && !(uid.len() <= 128 && uid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+        {
+            let text = format!(
+                "is {}, where the UID of a pod is expected, of letters, digits and hyphens",
+                shape(uid)
+            );
+            self.problem("pod-uid", text);
+        }
+        let name = name.unwrap_or_else(|| self.source.host_name());
+        if service && events && !self.is_given("pod-name") && !is_dns_name(&name, SUBDOMAIN) {
+            self.problem(
+                "pod-name",
+                "is missing, and the host name is no name of a pod; kubernetes-events needs the pod's name",
+            );
+        }
+        if service && events && uid.is_none() {
+            self.notices.push(
+                "pod-uid is missing, so kubectl describe pod does not show the Events of kubernetes-events; kubectl \
+                 get events does"
+                    .to_owned(),
+            );
+        }
+        Kubernetes {
+            secret: secret.map(|name| WatchedSecret { name, keys }),
+            events,
+            lease,
+            pod: Pod {
+                name,
+                namespace,
+                uid,
+            },
+        }
+    }
+
+    /// A name that the Kubernetes API accepts; any other is a problem.
+    fn dns_name(&mut self, name: &'static str, limit: DnsName) -> Option<String> {
+        let text = self.text(name)?;
+        if is_dns_name(&text, limit) {
+            return Some(text);
+        }
+        // What cannot be used is not shown either: it may be a credential in the wrong place.
+        self.resolved.remove(name);
+        let problem = format!(
+            "is {}, where a name of the Kubernetes API is expected: at most {} lower-case letters, digits{} hyphens, \
+             beginning and ending with a letter or digit",
+            shape(&text),
+            limit.longest,
+            if limit.dots { ", dots and" } else { " and" },
+        );
+        self.problem(name, problem);
+        None
+    }
+
+    fn secret_keys(&mut self) -> SecretKeys {
+        const NAME: &str = "kubernetes-secret-keys";
+        let mut keys = SecretKeys::default();
+        let mut seen = BTreeSet::new();
+        for (index, item) in self.list(NAME).iter().enumerate() {
+            let number = index + 1;
+            let problem = match item.split_once('=') {
+                None => Some(format!(
+                    "item number {number} is no pair such as api-key=jc-key"
+                )),
+                Some((_, key)) if !is_secret_key(key) => Some(format!(
+                    "item number {number} names no key of a Secret; keys are 1 to 253 letters, digits, hyphens, \
+                     underscores and dots"
+                )),
+                Some((setting, key)) => match keys.0.get_mut(setting) {
+                    None => Some(format!(
+                        "item number {number} is for none of {}",
+                        SecretKeys::SETTINGS.join(", ")
+                    )),
+                    Some(_) if !seen.insert(setting.to_owned()) => Some(format!(
+                        "item number {number} is for {setting}, which an earlier one is for already"
+                    )),
+                    Some(known) => {
+                        key.clone_into(known);
+                        None
+                    }
+                },
+            };
+            if let Some(problem) = problem {
+                self.resolved.remove(NAME);
+                self.problem(NAME, problem);
+            }
+        }
+        keys
+    }
+
     fn log(&mut self) -> Log {
         let level = self
             .choice("log-level", Level::NAMES)
@@ -876,6 +983,42 @@ fn check_url(url: &Url) -> Result<(), &'static str> {
         "http" => Err("is plain http, which is accepted for loopback addresses only; use https"),
         _ => Err("begins with neither https:// nor http://"),
     }
+}
+
+/// What a name of the Kubernetes API may look like (RFC 1123, as its validation says).
+#[derive(Clone, Copy)]
+struct DnsName {
+    longest: usize,
+    dots: bool,
+}
+
+/// Names of most objects.
+const SUBDOMAIN: DnsName = DnsName {
+    longest: 253,
+    dots: true,
+};
+/// Names of namespaces.
+const LABEL: DnsName = DnsName {
+    longest: 63,
+    dots: false,
+};
+
+fn is_dns_name(text: &str, limit: DnsName) -> bool {
+    let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.len() <= limit.longest
+        && (limit.dots || !text.contains('.'))
+        && text.split('.').all(|label| {
+            label.starts_with(is_edge)
+                && label.ends_with(is_edge)
+                && label.chars().all(|c| is_edge(c) || c == '-')
+        })
+}
+
+fn is_secret_key(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 fn named(name: &str) -> String {
