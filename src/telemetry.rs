@@ -226,7 +226,10 @@ fn targets(level: Level) -> Targets {
     let targets = Targets::new()
         .with_default(filter)
         // Prints header values, which may be credentials.
-        .with_target("h2::hpack", filter.min(LevelFilter::INFO));
+        .with_target("h2::hpack", filter.min(LevelFilter::INFO))
+        // Prints whole answers that it cannot read, which may be Secrets, and each failure, which we tell ourselves.
+        .with_target("kube_client", LevelFilter::OFF)
+        .with_target("kube_runtime", LevelFilter::OFF);
     if level == Level::Debug {
         return targets;
     }

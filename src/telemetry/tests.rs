@@ -215,3 +215,14 @@ fn the_caller_is_the_end_of_the_path() {
     assert_eq!(last_two("src/main.rs"), "src/main.rs");
     assert_eq!(last_two("main.rs"), "main.rs");
 }
+
+#[test]
+fn the_client_of_the_kubernetes_api_says_nothing_by_itself() {
+    // Its warnings hold whole answers.
+    let text = written(Level::Debug, LogFormat::Json, &[], |_| {
+        warn!(target: "kube_client::client", "a Secret");
+        error!(target: "kube_client::client::builder", "failed with status");
+        warn!(target: "kube_runtime::watcher", "watch list error with 403");
+    });
+    assert_eq!(text, "");
+}
