@@ -24,7 +24,7 @@ use crate::{
     handlers::{self, full_sync},
     notice::Notices,
     provisioning::{self, Keys, Provisioning},
-    supervisor::Supervisor,
+    supervisor::{Reason, Supervisor},
     syncer::{self, NoProgress, Progress, Report, SyncRequest},
     telemetry::{
         LogControl,
@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod change;
+mod kubernetes;
 mod rotation;
 
 pub use self::change::change_once;
@@ -102,12 +103,12 @@ fn jumpcloud_client_with(config: &Config, auth: Auth) -> Result<Client, connecto
 
 /// How long work waits for rotated credentials when those in use are rejected: not at all where none can come.
 fn rotation_wait(config: &Config) -> Duration {
-    let live = config.service.is_some()
-        && config
+    let live = config.kubernetes.secret.is_some()
+        || config
             .credentials()
             .iter()
             .any(|secret| secret.can_change());
-    if live {
+    if live && config.service.is_some() {
         rotation::PATIENCE
     } else {
         Duration::ZERO
@@ -220,7 +221,7 @@ pub async fn serve(
     let provisioning = provisioning(config, &connector, &supervisor, keys.clone());
     let connector: Arc<dyn Connector> = connector;
     let health = Arc::new(health::Health::new());
-    let stop_admin = CancellationToken::new();
+    let work_over = CancellationToken::new();
     if let Some(address) = &config.health {
         let listener = admin::listen(&address.host, address.port)
             .await
@@ -237,8 +238,11 @@ pub async fn serve(
             )),
             clock: Arc::clone(&clock) as _,
         };
-        supervisor.spawn("admin", admin::serve(listener, shown, stop_admin.clone()));
+        supervisor.spawn("admin", admin::serve(listener, shown, work_over.clone()));
     }
+    let kubernetes = kubernetes::start(config, &supervisor, &notices, &work_over)
+        .await
+        .map_err(|error| unusable(&error))?;
     let rotation = Rotation::new(
         rotation::Holders {
             config: config.clone(),
@@ -247,7 +251,7 @@ pub async fn serve(
             keys,
         },
         source,
-        None,
+        kubernetes.secret,
         rotation::Tell {
             log: log.clone(),
             health: Arc::clone(&health),
@@ -289,9 +293,9 @@ pub async fn serve(
             signals: dispatch::Signals {
                 replaced: control_plane.replaced(),
                 notices,
-                ..dispatch::Signals::default()
             },
             shutdown_grace: config.shutdown_grace.saturating_sub(drain_limit),
+            leading: kubernetes.leading,
             ..dispatch::Settings::default()
         },
         control_plane,
@@ -301,7 +305,11 @@ pub async fn serve(
         supervisor.shutdown_token(),
     )
     .await;
-    stop_admin.cancel();
+    if served.is_err() {
+        // What ends with shutdown only must end here too.
+        supervisor.begin_shutdown(Reason::Requested("the work cannot begin"));
+    }
+    work_over.cancel();
     if let Err(still) = supervisor.drain(drain_limit).await {
         tracing::warn!(parts = ?still.names, "some parts did not end in time");
     }

@@ -6,6 +6,7 @@
 //! - a task is asked for only while a slot is free, and a task id is never worked on twice at the same time;
 //! - every task that was accepted is reported exactly once, also when its handler panics, does not exist, ignores a
 //!   request to stop, or the process is going down; a lost report is logged as an error and counted;
+//! - a replica that stands by asks for no task, and goes on with those that it has;
 //! - nothing outlives [`run`]: every task is a member of one set, which is aborted at the end of the grace period.
 
 use std::{
@@ -73,6 +74,9 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// How much of the grace is kept for stopping and reporting what still runs; at most half of it is.
     pub shutdown_margin: Duration,
+    /// Whether it is this replica's turn to ask for tasks, where one of several works at a time; unchanged until that is
+    /// known, and never again once the sender is gone. Absent means always.
+    pub leading: Option<watch::Receiver<bool>>,
     /// Limits and intervals of single calls.
     pub timing: Timing,
     /// What changes the pace from outside.
@@ -84,18 +88,15 @@ pub struct Settings {
 pub struct Signals {
     /// Changes when other credentials are in use: the next poll is made at once.
     pub replaced: watch::Receiver<u64>,
-    /// Work is asked for only while this is true; what runs goes on.
-    pub leading: watch::Receiver<bool>,
     /// Hears what people should know.
     pub notices: Notices,
 }
 
 impl Default for Signals {
-    /// Credentials that never change, and always in the lead.
+    /// Credentials that never change, and nobody who listens.
     fn default() -> Self {
         Self {
             replaced: watch::channel(0).1,
-            leading: watch::channel(true).1,
             notices: Notices::new(),
         }
     }
@@ -108,6 +109,7 @@ impl Default for Settings {
             get_tasks: false,
             shutdown_grace: Duration::from_secs(30),
             shutdown_margin: Duration::from_secs(5),
+            leading: None,
             timing: Timing::default(),
             signals: Signals::default(),
         }
@@ -264,7 +266,7 @@ fn is_fatal(error: &control_plane::Error) -> bool {
 /// Ends early only when the first Hello is refused for good. Dropping the future aborts the tasks at hand without
 /// reporting them; cancel `shutdown` instead.
 pub async fn run(
-    settings: Settings,
+    mut settings: Settings,
     control_plane: Arc<dyn ControlPlane>,
     registry: Arc<Registry>,
     health: Arc<Health>,
@@ -279,6 +281,12 @@ pub async fn run(
         &shutdown,
     );
     if stopped.await? == Hello::ShutDown {
+        health.stop();
+        return Ok(());
+    }
+    if let Some(leading) = &mut settings.leading
+        && !turn_is_known(leading, &health, &shutdown).await
+    {
         health.stop();
         return Ok(());
     }
@@ -348,6 +356,32 @@ async fn say_hello(
             () = shutdown.cancelled() => return Ok(Hello::ShutDown),
             () = sleep(wait) => {}
         }
+    }
+}
+
+/// Waits until it is known whether it is our turn; `false` when shutdown begins before.
+///
+/// A replica that cannot find out would never work, so it must not look ready.
+async fn turn_is_known(
+    leading: &mut watch::Receiver<bool>,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> bool {
+    loop {
+        health.beat(BEAT);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return false,
+            _ = leading.changed() => return true,
+            () = sleep(BEAT) => {}
+        }
+    }
+}
+
+/// Waits until it is our turn to ask for tasks; for ever when nobody is left to say so. Cancel-safe.
+async fn our_turn(leading: &mut watch::Receiver<bool>) {
+    if leading.wait_for(|leading| *leading).await.is_err() {
+        pending::<()>().await;
     }
 }
 
@@ -457,16 +491,11 @@ impl Dispatcher {
     }
 
     async fn work(mut self) {
-        let mut signals = self.shared.settings.signals.clone();
+        let mut replaced = self.shared.settings.signals.replaced.clone();
         let mut wait = Duration::ZERO;
         loop {
-            let pause = timeout(wait, next(&mut signals.replaced));
+            let pause = timeout(wait, next(&mut replaced));
             let Waited::Done(_woken) = self.wait(pause, wait).await else {
-                break;
-            };
-            // A sender that is gone has said its last word.
-            let lead = signals.leading.wait_for(|leading| *leading);
-            let Waited::Done(Ok(_)) = self.wait(lead, Duration::ZERO).await else {
                 break;
             };
             let slots = Arc::clone(&self.slots);
@@ -474,6 +503,11 @@ impl Dispatcher {
             else {
                 break;
             };
+            if let Some(mut leading) = self.shared.settings.leading.clone()
+                && let Waited::ShutDown = self.wait(our_turn(&mut leading), Duration::ZERO).await
+            {
+                break;
+            }
             wait = self.poll(slot).await;
         }
         self.stop().await;

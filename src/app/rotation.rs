@@ -70,7 +70,8 @@ impl Trial for Holders {
 
 impl Holders {
     async fn to_conductor_one(&self, texts: &Texts) -> Result<(), Refusal> {
-        let (Some(id), Some(secret)) = (texts.get("client-id"), texts.get("client-secret")) else {
+        let (Some(id), Some(secret)) = (texts.0.get("client-id"), texts.0.get("client-secret"))
+        else {
             return Ok(());
         };
         let credentials = Credentials::parse(id.expose_secret(), secret)
@@ -85,7 +86,7 @@ impl Holders {
     }
 
     async fn to_jumpcloud(&self, texts: &Texts) -> Result<(), Refusal> {
-        let Some(secret) = texts.values().next() else {
+        let Some(secret) = texts.0.values().next() else {
             return Ok(());
         };
         let auth = super::jumpcloud_auth(&self.config, secret.clone());
@@ -137,8 +138,8 @@ impl Side {
 
     /// Takes over what a source has of this side's texts.
     fn want(&mut self, texts: &Texts) {
-        for (name, wanted) in &mut self.wanted {
-            if let Some(text) = texts.get(name)
+        for (name, wanted) in &mut self.wanted.0 {
+            if let Some(text) = texts.0.get(name)
                 && text.expose_secret() != wanted.expose_secret()
             {
                 *wanted = text.clone();
@@ -153,7 +154,7 @@ impl Side {
     async fn settle(&mut self, trial: &dyn Trial, tell: &Tell) {
         let peer = self.peer;
         let fault = Fault::RotatedCredentials(peer);
-        if same(&self.wanted, &self.in_use) {
+        if self.wanted == self.in_use {
             tell.health.set_fault(fault, false);
             return;
         }
@@ -188,14 +189,6 @@ impl Side {
     }
 }
 
-fn same(one: &Texts, other: &Texts) -> bool {
-    one.iter()
-        .map(|(name, text)| (name, text.expose_secret()))
-        .eq(other
-            .iter()
-            .map(|(name, text)| (name, text.expose_secret())))
-}
-
 /// The credentials that can be read again, with what was last read.
 #[derive(Clone)]
 struct Files {
@@ -220,9 +213,9 @@ impl Files {
         if !settled {
             return Ok(None);
         }
-        let mut texts = Texts::new();
+        let mut texts = Texts::default();
         for secret in changed {
-            texts.insert(secret.name(), secret.value().clone());
+            texts.0.insert(secret.name(), secret.value().clone());
             if let Some(known) = self
                 .secrets
                 .iter_mut()
@@ -277,8 +270,8 @@ impl Rotation {
             .partition(|(name, _)| matches!(*name, "client-id" | "client-secret"));
         Self {
             sides: [
-                Side::new(Peer::ConductorOne, cloud),
-                Side::new(Peer::JumpCloud, directory),
+                Side::new(Peer::ConductorOne, Texts(cloud)),
+                Side::new(Peer::JumpCloud, Texts(directory)),
             ],
             files: Files {
                 secrets: config
@@ -314,7 +307,7 @@ impl Rotation {
             };
             for side in &mut self.sides {
                 if let Some(texts) = &seen {
-                    for text in texts.values() {
+                    for text in texts.0.values() {
                         self.tell.log.hide(text);
                     }
                     side.want(texts);

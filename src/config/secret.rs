@@ -21,9 +21,6 @@ use super::{
 /// No credential is larger.
 const LIMIT: u64 = 64 * 1024;
 
-/// Texts of credentials by the setting that each belongs to, such as `api-key`.
-pub type Texts = BTreeMap<&'static str, SecretString>;
-
 /// Where a credential came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretOrigin {
@@ -117,11 +114,11 @@ impl Secret {
     }
 }
 
-/// Credentials that came while running, by the name of their setting; only those that came.
-#[derive(Debug, Clone)]
-pub struct Delivered(pub BTreeMap<&'static str, SecretString>);
+/// Texts of credentials by the name of their setting, such as `api-key`.
+#[derive(Debug, Clone, Default)]
+pub struct Texts(pub BTreeMap<&'static str, SecretString>);
 
-impl PartialEq for Delivered {
+impl PartialEq for Texts {
     fn eq(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
             && self.0.iter().zip(&other.0).all(|(left, right)| {

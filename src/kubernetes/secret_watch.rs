@@ -22,9 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Complaints, Error, WATCH_SECONDS, answered, explained};
-use crate::config::{SecretKeys, secret};
-
-pub use crate::config::Delivered;
+use crate::config::{SecretKeys, Texts, secret};
 
 /// The answer to a watch from a version that the API server no longer knows.
 const GONE: u16 = 410;
@@ -45,7 +43,7 @@ pub async fn run(
     namespace: String,
     name: String,
     keys: SecretKeys,
-    to: watch::Sender<Option<Arc<Delivered>>>,
+    to: watch::Sender<Option<Arc<Texts>>>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let config = watcher::Config::default()
@@ -131,7 +129,7 @@ struct Reader {
     namespace: String,
     name: String,
     keys: SecretKeys,
-    to: watch::Sender<Option<Arc<Delivered>>>,
+    to: watch::Sender<Option<Arc<Texts>>>,
     /// The list under way holds the Secret.
     listed: bool,
     /// The Secret was told to be missing.
@@ -257,7 +255,7 @@ impl Reader {
 }
 
 /// The credentials in a Secret; an error names the keys and what is wrong, and holds nothing of the content.
-fn delivered(secret: &Secret, keys: &SecretKeys) -> Result<Delivered, String> {
+fn delivered(secret: &Secret, keys: &SecretKeys) -> Result<Texts, String> {
     let mut found = BTreeMap::new();
     let mut problems = Vec::new();
     for (setting, key) in keys.iter() {
@@ -282,7 +280,7 @@ fn delivered(secret: &Secret, keys: &SecretKeys) -> Result<Delivered, String> {
         let names: Vec<_> = keys.iter().map(|(_, key)| key).collect();
         return Err(format!("has none of the keys {}", names.join(", ")));
     }
-    Ok(Delivered(found))
+    Ok(Texts(found))
 }
 
 #[cfg(test)]

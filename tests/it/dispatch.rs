@@ -15,7 +15,10 @@ use baton_jumpcloud::{
         connector as v2, is,
     },
 };
-use tokio::time::{Instant, advance, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, advance, sleep},
+};
 
 use self::fakes::{
     Call, Does, FakeControlPlane, Fault, Plan, Poll, failure, full_sync, grant, id, is_finish,
@@ -1047,4 +1050,63 @@ async fn a_loop_that_is_silent_beyond_its_announced_wait_counts_as_stuck() {
     assert!(health.stuck_for().is_some());
     health.stop();
     assert_eq!(health.stuck_for(), None);
+}
+
+fn standby() -> (Plan, watch::Sender<bool>) {
+    let (turn, leading) = watch::channel(false);
+    let mut plan = Plan::of(Does::Work(10 * SECOND));
+    plan.settings.leading = Some(leading);
+    (plan, turn)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_asks_for_nothing_until_it_is_its_turn_and_keeps_what_it_has_afterwards() {
+    let control = FakeControlPlane::new();
+    control.hand_out([grant(1)]);
+    let (plan, turn) = standby();
+    let rig = plan.start(&control);
+    turn.send_replace(false);
+    sleep(24 * 60 * MINUTE).await;
+    assert_eq!(control.count(is_hello), 1);
+    assert_eq!(control.count(is_poll), 0);
+    assert!(rig.health.is_ready());
+    assert_eq!(rig.health.stuck_for(), None);
+    turn.send_replace(true);
+    control.until(2, is_poll).await;
+    turn.send_replace(false);
+    assert!(is_success(&control.result(&id(1)).await));
+    let asked = control.count(is_poll);
+    sleep(60 * MINUTE).await;
+    assert_eq!(control.count(is_poll), asked);
+    turn.send_replace(true);
+    control.until(asked + 1, is_poll).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_cannot_know_its_turn_is_alive_and_not_ready() {
+    let control = FakeControlPlane::new();
+    let (plan, turn) = standby();
+    let mut rig = plan.start(&control);
+    sleep(24 * 60 * MINUTE).await;
+    assert!(!rig.health.is_ready());
+    assert_eq!(rig.health.stuck_for(), None);
+    assert!(rig.shut_down().await < SECOND);
+    assert_eq!(control.count(is_poll), 0);
+    drop(turn);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_shuts_down_at_once() {
+    let control = FakeControlPlane::new();
+    let (plan, turn) = standby();
+    let mut rig = plan.start(&control);
+    turn.send_replace(false);
+    sleep(MINUTE).await;
+    assert!(rig.shut_down().await < SECOND);
+    // Nobody is left to say whose turn it is.
+    let (plan, turn) = standby();
+    let _rig = plan.start(&control);
+    drop(turn);
+    sleep(60 * MINUTE).await;
+    assert_eq!(control.count(is_poll), 0);
 }

@@ -15,10 +15,10 @@ use crate::{
 const SECRET: &str = "client-secret";
 
 fn texts(entries: &[(&'static str, &str)]) -> Texts {
-    entries
+    let texts = entries
         .iter()
-        .map(|(name, text)| (*name, SecretString::from(*text)))
-        .collect()
+        .map(|(name, text)| (*name, SecretString::from(*text)));
+    Texts(texts.collect())
 }
 
 /// Accepts these texts; all else is rejected, or without verdict.
@@ -50,6 +50,7 @@ impl Bench {
 impl Trial for Bench {
     async fn attempt(&self, _peer: Peer, texts: &Texts) -> Result<(), Refusal> {
         let text = texts
+            .0
             .values()
             .map(|text| text.expose_secret())
             .collect::<Vec<_>>()
@@ -331,9 +332,9 @@ mod files {
     fn what_changed_is_reported_once() {
         let mut files = files(&source(1), source(2));
         let texts = files.read().unwrap().unwrap();
-        assert_eq!(texts.len(), 3);
+        assert_eq!(texts.0.len(), 3);
         assert_eq!(
-            texts["client-secret"].expose_secret(),
+            texts.0["client-secret"].expose_secret(),
             "SECRETSEED-secret-2"
         );
         assert!(files.read().unwrap().is_none());
@@ -348,7 +349,7 @@ mod files {
         };
         let mut files = files(&source(1), torn);
         assert!(files.read().unwrap().is_none());
-        assert_eq!(files.read().unwrap().unwrap().len(), 3);
+        assert_eq!(files.read().unwrap().unwrap().0.len(), 3);
     }
 
     #[test]

@@ -13,7 +13,7 @@ const PATH: &str = "GET /api/v1/namespaces/baton/secrets";
 /// A watch of the Secret `creds`, and what it hands on.
 struct Watching {
     server: Server,
-    from: watch::Receiver<Option<Arc<Delivered>>>,
+    from: watch::Receiver<Option<Arc<Texts>>>,
     shutdown: CancellationToken,
     running: JoinSet<Result<(), Error>>,
 }
