@@ -34,6 +34,7 @@ use crate::{
 
 mod change;
 mod kubernetes;
+pub mod probe;
 mod rotation;
 
 pub use self::change::change_once;

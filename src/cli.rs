@@ -23,12 +23,14 @@ use crate::{
 
 mod documentation;
 mod health_check;
+mod probe;
 mod protojson;
 mod schema;
 
 pub use self::{
     documentation::{BEGIN_MARKER, END_MARKER, configuration_table},
     health_check::health_check,
+    probe::{Probe, probe_json, probe_text, probe_verdict},
     schema::{answer_json, capabilities_json, config_schema_json},
 };
 
@@ -44,6 +46,8 @@ pub enum Command {
     OneShot(Box<Config>),
     /// Ask a running daemon for its health.
     HealthCheck(HealthCheck),
+    /// Check whether the configuration works.
+    Probe(Probe),
     /// Print the settings that ConductorOne shows ([`config_schema_json`]).
     ConfigSchema,
     /// Print what the connector can do ([`capabilities_json`]).
@@ -153,6 +157,7 @@ where
         "version" => Command::Version,
         "docs" => Command::Docs,
         "health-check" => Command::HealthCheck(health_check_of(matches, source)?),
+        "probe" => Command::Probe(probe::of(matches, source)?),
         "check-config" => Command::CheckConfig(Box::new(config::resolve(&flags(matches), source)?)),
         _ => {
             let config = Box::new(config::resolve(&flags(matches), source)?);
@@ -205,6 +210,7 @@ pub fn definition() -> Definition {
                         .help("Time-out in seconds, 1 to 3600."),
                 ),
         )
+        .subcommand(probe::definition())
         .subcommand(
             Definition::new("check-config")
                 .about("Resolve and check the configuration, print it without secrets, and start nothing."),
@@ -296,35 +302,38 @@ fn flags(matches: &ArgMatches) -> Flags {
 }
 
 fn health_check_of(matches: &ArgMatches, source: &dyn Source) -> Result<HealthCheck, CliError> {
-    let usage = |message: &str| CliError::Usage {
-        message: message.to_owned(),
-        service: false,
-    };
-    let text = |name: &str| {
-        matches
-            .get_one::<String>(name)
-            .map_or("", String::as_str)
-            .to_owned()
-    };
-    let path = match text("endpoint").as_str() {
+    let path = match text(matches, "endpoint") {
         "health" => "/health",
         "ready" => "/ready",
         "live" => "/live",
         _ => return Err(usage("--endpoint is none of health, ready, live")),
     };
-    let timeout = match text("timeout").parse::<u64>() {
-        Ok(seconds @ 1..=3600) => Duration::from_secs(seconds),
-        _ => {
-            return Err(usage(
-                "--timeout is no whole number of seconds from 1 to 3600",
-            ));
-        }
-    };
     Ok(HealthCheck {
         address: config::health_address(&flags(matches), source)?,
         path,
-        timeout,
+        timeout: seconds(matches)?,
     })
+}
+
+/// The value of `--timeout` of a command.
+fn seconds(matches: &ArgMatches) -> Result<Duration, CliError> {
+    match text(matches, "timeout").parse::<u64>() {
+        Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
+        _ => Err(usage(
+            "--timeout is no whole number of seconds from 1 to 3600",
+        )),
+    }
+}
+
+fn text<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
+    matches.get_one::<String>(name).map_or("", String::as_str)
+}
+
+fn usage(message: &str) -> CliError {
+    CliError::Usage {
+        message: message.to_owned(),
+        service: false,
+    }
 }
 
 /// Whether the daemon was meant by a command line that cannot be understood.
@@ -387,7 +396,11 @@ fn known_flag(text: &str) -> Option<String> {
         .unwrap_or_default();
     settings::find(name)
         .map(|setting| setting.name)
-        .or_else(|| ["endpoint", "timeout"].into_iter().find(|own| *own == name))
+        .or_else(|| {
+            ["endpoint", "timeout", "online", "json"]
+                .into_iter()
+                .find(|own| *own == name)
+        })
         .map(|name| format!("--{name}"))
 }
 
@@ -405,6 +418,7 @@ fn unknown(given: &str) -> String {
                 "capabilities",
                 "health-check",
                 "check-config",
+                "probe",
                 "version",
                 "help",
             ],

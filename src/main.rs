@@ -4,9 +4,9 @@ use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use baton_jumpcloud::{
     app,
-    cli::{self, Command},
+    cli::{self, Command, Probe},
     clock::SystemClock,
-    config::{Config, Operation, SystemSource},
+    config::{Config, Log, Operation, SystemSource},
     connector::jumpcloud,
     telemetry::{self, LogControl},
 };
@@ -69,6 +69,7 @@ fn run() -> Result<(), End> {
             print(&cli::answer_json(&answer)?)
         }
         Command::HealthCheck(check) => Ok(block_on(cli::health_check(&check))??),
+        Command::Probe(probe) => run_probe(&probe),
         Command::ConfigSchema => print(&cli::config_schema_json()?),
         Command::Capabilities => print(&cli::capabilities_json(
             &jumpcloud::metadata().capabilities.unwrap_or_default(),
@@ -82,16 +83,43 @@ fn run() -> Result<(), End> {
 
 /// Starts logging and the one TLS provider; says what the operator should know about the configuration.
 fn start(config: &Config) -> Result<LogControl, End> {
-    let log = telemetry::init(&config.log, &config.secrets(), Arc::new(SystemClock)).map_err(
-        |error| End {
-            message: baton_jumpcloud::error::chain(&error),
-            code: 1,
-        },
-    )?;
+    let log = begin_logs(&config.log, config)?;
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
     Ok(log)
+}
+
+fn begin_logs(log: &Log, config: &Config) -> Result<LogControl, End> {
+    telemetry::init(log, &config.secrets(), Arc::new(SystemClock)).map_err(|error| End {
+        message: baton_jumpcloud::error::chain(&error),
+        code: 1,
+    })
+}
+
+/// Checks the configuration and prints what was found; the exit code says how it ended.
+fn run_probe(probe: &Probe) -> Result<(), End> {
+    if let Ok(config) = &probe.request.config {
+        // The report belongs to standard output alone, and the log files to the daemon.
+        let log = Log {
+            paths: Vec::new(),
+            ..config.log.clone()
+        };
+        begin_logs(&log, config)?;
+    }
+    let report = block_on(app::probe::probe(&probe.request, &SystemSource))??;
+    print(&if probe.json {
+        cli::probe_json(&report)
+    } else {
+        cli::probe_text(&report)
+    })?;
+    match cli::probe_verdict(&report) {
+        None => Ok(()),
+        Some(message) => Err(End {
+            message,
+            code: report.exit_code(),
+        }),
+    }
 }
 
 /// Two workers serve the network; SQLite and compression have threads of their own.

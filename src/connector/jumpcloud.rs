@@ -14,9 +14,10 @@ use async_trait::async_trait;
 
 use self::{
     administrators::Account,
-    client::{Client, Convention, List},
+    client::Client,
     ids::{APP, GROUP, ROLE, USER, grant},
     session::{Session, Sessions},
+    survey::Read,
     users::Users,
 };
 use super::{Connector, Error, Page, SyncScope};
@@ -37,6 +38,7 @@ mod provision;
 mod roles;
 mod session;
 mod spool;
+pub mod survey;
 mod users;
 pub mod wire;
 
@@ -143,28 +145,18 @@ impl Connector for JumpCloud {
 
     /// Makes the four reads that a sync cannot do without, at once; all missing permissions are named together.
     async fn validate(&self) -> Result<Vec<String>, Error> {
-        let probe = |template, fields: &str, convention| {
-            let list = List {
-                template,
-                ids: Vec::new(),
-                query: vec![("fields", fields.to_owned())],
-                convention,
-            };
-            async move { self.client.probe(&list).await }
+        let probe = |read: Read| async move {
+            let result = self.client.probe(&read.list()).await;
+            (read.what(), result)
         };
         let (users, groups, apps, administrators) = futures_util::join!(
-            probe("/api/systemusers", "_id", Convention::Wrapped),
-            probe("/api/v2/usergroups", "name", Convention::Array),
-            probe("/api/applications", "_id", Convention::Wrapped),
-            probe("/api/users", "_id", Convention::Wrapped),
+            probe(Read::Users),
+            probe(Read::Groups),
+            probe(Read::Applications),
+            probe(Read::Administrators),
         );
         let mut missing = Vec::new();
-        for (what, result) in [
-            ("users", users),
-            ("user groups", groups),
-            ("applications", apps),
-            ("administrators", administrators),
-        ] {
+        for (what, result) in [users, groups, apps, administrators] {
             match result {
                 Ok(_) => {}
                 // No role helps here.

@@ -171,6 +171,13 @@ impl fmt::Display for Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Skew(Option<i64>);
 
+impl Skew {
+    /// Whether the clocks differ by more than the server bears.
+    pub const fn is_too_large(self) -> bool {
+        self.0.is_some()
+    }
+}
+
 impl fmt::Display for Skew {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {

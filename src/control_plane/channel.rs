@@ -156,6 +156,58 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// What a person can do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Tcp { .. } | Self::TcpTimeout { .. } => {
+                "allow outgoing TCP to that host and port (firewall, network policy), or set HTTPS_PROXY where a proxy is \
+                 the only way out"
+            }
+            Self::Proxy { .. } => {
+                "check HTTPS_PROXY, that the proxy is up and that it allows CONNECT to the host, or except the host in \
+                 NO_PROXY"
+            }
+            Self::ProxyAuth { .. } => {
+                "put the user and the password that the proxy wants into HTTPS_PROXY"
+            }
+            Self::UnknownIssuer { .. } => {
+                "if a proxy inspects TLS here, give the certificate of its authority with --ca-file (BATON_CA_FILE)"
+            }
+            Self::Tls { source, .. } => match certificate_problem(source) {
+                Some(
+                    CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. }
+                    | CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. },
+                ) => {
+                    "set the clock of this machine if it is wrong; if it is right, the certificate has to be renewed"
+                }
+                Some(
+                    CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. },
+                ) => {
+                    "something else than ConductorOne answers: check the host of the client id, BATON_C1_API_HOST and the \
+                     proxy"
+                }
+                Some(_) => {
+                    "ask whoever runs the proxy or the server why its certificate is not valid"
+                }
+                None => {
+                    "something between here and the host breaks TLS: check the proxy and the firewall"
+                }
+            },
+            Self::TlsTimeout { .. } => {
+                "something between here and the host swallows TLS: check the proxy and the firewall"
+            }
+            Self::Name { .. } => "correct the host of the client id, or BATON_C1_API_HOST",
+            Self::NoHttp2 { .. } => {
+                "let the proxy pass HTTP/2, or except the host from its TLS inspection"
+            }
+        }
+    }
+}
+
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The proxy rules, as read from `HTTPS_PROXY` and `NO_PROXY`.
@@ -261,6 +313,31 @@ impl Connector {
         })
     }
 
+    /// Where the first connection on the way to a host ends: at the proxy, or at the host itself.
+    pub(crate) fn first_hop(&self, host: &Host) -> Result<Hop, SetupError> {
+        let to = origin(host)?;
+        let proxy = self.shared.proxy_for(to.host().unwrap_or_default(), &to);
+        let end = proxy.as_ref().map_or(&to, |proxy| proxy.uri());
+        let port = match end.scheme_str() {
+            Some("http") => 80,
+            _ => 443,
+        };
+        Ok(Hop {
+            host: bare(end.host().unwrap_or_default()).to_owned(),
+            port: end.port_u16().unwrap_or(port),
+            is_proxy: proxy.is_some(),
+        })
+    }
+
+    /// Connects as a call would, and hangs up. Cancel-safe.
+    pub(crate) async fn try_out(&self, host: &Host) -> Result<(), ConnectError> {
+        let to = origin(host).map_err(|error| ConnectError::Tcp {
+            to: host.to_string(),
+            source: error.into(),
+        })?;
+        self.shared.connect(&to, Purpose::Grpc).await.map(drop)
+    }
+
     /// The same connector, for gRPC: HTTP/2 or nothing.
     fn for_grpc(&self) -> Self {
         Self {
@@ -268,6 +345,28 @@ impl Connector {
             purpose: Purpose::Grpc,
         }
     }
+}
+
+/// The end of a first connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// A name, or an address without brackets.
+    pub(crate) host: String,
+    /// The port.
+    pub(crate) port: u16,
+    /// It is the proxy, which resolves the name of the host itself.
+    pub(crate) is_proxy: bool,
+}
+
+fn origin(host: &Host) -> Result<Uri, SetupError> {
+    format!("https://{}", host.with_port())
+        .parse()
+        .map_err(|_not_shown: http::uri::InvalidUri| SetupError::Host(host.as_str().to_owned()))
+}
+
+/// A host without the brackets of an IPv6 address.
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 impl Service<Uri> for Connector {
@@ -338,7 +437,7 @@ impl Shared {
 
     /// A host that is this machine is reached directly, whatever the rules say, as Go programs do.
     fn proxy_for(&self, host: &str, to: &Uri) -> Option<Intercept> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let bare = bare(host);
         let here = bare.eq_ignore_ascii_case("localhost")
             || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         if here {
@@ -390,11 +489,11 @@ async fn handshake(
     stream: Stream,
     limit: Duration,
 ) -> Result<tokio_rustls::client::TlsStream<Stream>, ConnectError> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let name = ServerName::try_from(bare.to_owned()).map_err(|source| ConnectError::Name {
-        host: host.to_owned(),
-        source,
-    })?;
+    let name =
+        ServerName::try_from(bare(host).to_owned()).map_err(|source| ConnectError::Name {
+            host: host.to_owned(),
+            source,
+        })?;
     let connecting = TlsConnector::from(Arc::clone(config)).connect(name, stream);
     let host = host.to_owned();
     match timeout(limit, connecting).await {
@@ -408,16 +507,18 @@ async fn handshake(
 }
 
 fn is_unknown_issuer(error: &io::Error) -> bool {
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(
-        tls,
-        Some(rustls::Error::InvalidCertificate(
-            // A bad signature is what another authority of the same name looks like.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature
-        ))
+        certificate_problem(error),
+        // A bad signature is what another authority of the same name looks like.
+        Some(CertificateError::UnknownIssuer | CertificateError::BadSignature)
     )
+}
+
+fn certificate_problem(error: &io::Error) -> Option<&CertificateError> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidCertificate(problem) => Some(problem),
+        _ => None,
+    }
 }
 
 /// Connects to the proxy itself, with TLS where its URL says `https`.
@@ -572,9 +673,7 @@ impl Link {
     ) -> Result<Self, SetupError> {
         let bad_host = || SetupError::Host(host.as_str().to_owned());
         let authority = host.with_port();
-        let origin: Uri = format!("https://{authority}")
-            .parse()
-            .map_err(|_not_shown: http::uri::InvalidUri| bad_host())?;
+        let origin = origin(host)?;
         // The channel library adds TLS of its own to an https URL. Ours is in the connector, so the URL to connect to
         // says http, and the origin keeps https in `:scheme`.
         let endpoint = Endpoint::from_shared(format!("http://{authority}"))

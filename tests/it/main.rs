@@ -26,6 +26,7 @@ mod jumpcloud_sim;
 mod jumpcloud_sim_writes;
 mod jumpcloud_sync;
 mod manifests;
+mod probe;
 mod process;
 mod provisioning;
 mod provisioning_crash;

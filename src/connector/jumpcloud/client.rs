@@ -259,6 +259,28 @@ impl Client {
         })
     }
 
+    /// The same connections and credentials for a trial: counts and limits of its own, another retry policy, and no
+    /// organisation named unless `names_organization`.
+    #[must_use]
+    pub fn for_trial(&self, policy: retry::Policy, names_organization: bool) -> Self {
+        let shared = &self.shared;
+        Self {
+            shared: Arc::new(Shared {
+                http: shared.http.clone(),
+                org_id: shared.org_id.clone().filter(|_| names_organization),
+                keyring: Keyring::new(shared.keyring.current().auth.clone()),
+                rotation_wait: Duration::ZERO,
+                limiter: Limiter::new(shared.limiter.max()),
+                policy,
+                stats: Mutex::new(BTreeMap::new()),
+                org_refused: AtomicBool::new(false),
+                last_pages: Mutex::new(HashMap::new()),
+                console_url: shared.console_url.clone(),
+                insights_url: shared.insights_url.clone(),
+            }),
+        }
+    }
+
     /// Replaces the credentials for every request that starts from now on, repeated ones included.
     ///
     /// Credentials that cannot be sent (empty, with white space) make the next call fail with [`Error::Invalid`].

@@ -16,6 +16,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
+use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
@@ -292,7 +293,7 @@ async fn token(
         (moment, issued)
     });
     shared.tell(moment, line);
-    match (issued, verdict) {
+    let answer = match (issued, verdict) {
         (Some(Ok((token, life))), _) => Json(json!({
             "access_token": expose(&token),
             "token_type": "Bearer",
@@ -311,6 +312,11 @@ async fn token(
         )
             .into_response(),
         (Some(Err(_)) | None, Ok(())) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    };
+    // The clock that assertions are judged by, as a client can see it.
+    match DateTimePrinter::new().timestamp_to_rfc9110_string(&now) {
+        Ok(date) => ([(header::DATE, date)], answer).into_response(),
+        Err(_) => answer,
     }
 }
 
