@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::{config::Pod, error::chain};
 
+pub mod access;
 pub mod events;
 pub mod lease;
 pub mod secret_watch;

@@ -19,6 +19,7 @@ use crate::{
 
 mod conductorone;
 mod jumpcloud;
+mod kubernetes;
 mod machine;
 pub mod report;
 
@@ -57,9 +58,10 @@ pub async fn probe(request: &Request, source: &dyn Source) -> Result<Report, Fai
         if request.online {
             conductorone::check(&mut run, config, source, &parts).await;
             jumpcloud::check(&mut run, config, parts.client.as_ref()).await;
+            kubernetes::check(&mut run, config).await;
         }
     } else {
-        let online = [conductorone::NAMES, jumpcloud::NAMES].concat();
+        let online = [conductorone::NAMES, jumpcloud::NAMES, kubernetes::NAMES].concat();
         let names = machine::NAMES.iter().chain(&online);
         let made = if request.online {
             machine::NAMES.len() + online.len()

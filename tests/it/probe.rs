@@ -1,7 +1,12 @@
 //! `probe`, as an operator, a Helm test and a program see it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use axum::{Json, Router, routing::post};
 use baton_jumpcloud::{
     clock::{Clock as _, ManualClock, SystemClock},
     sim::{
@@ -13,14 +18,14 @@ use baton_jumpcloud::{
 };
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::daemon::{Exit, Launch, PATIENCE, Scene, entries, small};
 
 const WRONG_KEY: &str = "jca_SECRETSEED_wrong_key_0000000000000099";
 
 /// Everything that a probe with `--online` says, in order.
-const ALL: [&str; 21] = [
+const ALL: [&str; 22] = [
     "configuration",
     "conductorone-credentials",
     "jumpcloud-credentials",
@@ -42,6 +47,7 @@ const ALL: [&str; 21] = [
     "jumpcloud-insights",
     "jumpcloud-throttling",
     "jumpcloud-provisioning",
+    "kubernetes-permissions",
 ];
 const OFFLINE: usize = 6;
 
@@ -175,6 +181,11 @@ async fn everything_is_well_and_no_task_is_taken() {
     seen.expect("jumpcloud-insights", "ok", "events in the last hour");
     seen.expect("jumpcloud-throttling", "ok", "0 of");
     seen.expect("jumpcloud-provisioning", "skipped", "provisioning is off");
+    seen.expect(
+        "kubernetes-permissions",
+        "skipped",
+        "no kubernetes-* setting",
+    );
     assert_eq!(seen.json["result"], "ok");
     assert_eq!(seen.json["online"], true);
 
@@ -580,4 +591,72 @@ async fn flags_that_make_no_sense_are_refused() {
     ] {
         assert!(exit.stdout.contains(words), "{words}");
     }
+}
+
+/// A Kubernetes API that refuses these verbs on resources, and the kubeconfig that leads there.
+async fn kubernetes(
+    servers: &mut JoinSet<()>,
+    scene: &Scene,
+    refused: &'static [&'static str],
+) -> PathBuf {
+    let review = move |Json(mut review): Json<Value>| async move {
+        let asked = &review["spec"]["resourceAttributes"];
+        assert_eq!(asked["namespace"], "here");
+        let asked = format!(
+            "{} {}",
+            asked["verb"].as_str().unwrap(),
+            asked["resource"].as_str().unwrap()
+        );
+        review["status"] = serde_json::json!({"allowed": !refused.contains(&asked.as_str())});
+        Json(review)
+    };
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let router = Router::new().route(path, post(review));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    servers.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let file = scene.path("kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
+         clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]\n\
+         users: [{{name: u, user: {{}}}}]\n\
+         contexts: [{{name: x, context: {{cluster: c, user: u, namespace: here}}}}]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn permissions_in_kubernetes_are_asked_for_where_they_are_needed() {
+    let scene = Scene::start().await;
+    let service = |file: PathBuf| {
+        scene
+            .service()
+            .variable("KUBECONFIG", file)
+            .flag("kubernetes-secret", "the-secret")
+            .flag("kubernetes-lease", "the-lease")
+            .switch("kubernetes-events")
+            .flag("pod-name", "the-pod")
+            .flag("pod-uid", "0f0f0f0f-0000-4000-8000-000000000001")
+    };
+    const CHECK: &str = "kubernetes-permissions";
+    let mut servers = JoinSet::new();
+    let file = kubernetes(&mut servers, &scene, &[]).await;
+    let seen = Seen::of(&online(service(file)).run().await, 0);
+    seen.expect(CHECK, "ok", "8 of 8 permissions in namespace here");
+    seen.all_ok_but(&[]);
+
+    let file = kubernetes(&mut servers, &scene, &["create leases"]).await;
+    let seen = Seen::of(&online(service(file)).run().await, 0);
+    seen.expect(CHECK, "warning", "create leases");
+
+    let file = kubernetes(&mut servers, &scene, &["watch secrets", "patch events"]).await;
+    let seen = Seen::of(&online(service(file)).run().await, 7);
+    seen.failed(CHECK, "permission", "\"watch secrets/the-secret\"");
+    seen.failed(CHECK, "permission", "\"patch events\"");
+    assert_eq!(seen.check(CHECK)["numbers"]["held"], 6);
+
+    let file = scene.path("nothing");
+    let seen = Seen::of(&online(service(file)).run().await, 64);
+    seen.failed(CHECK, "configuration", "KUBECONFIG");
 }
