@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process crash fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim image clean
+.PHONY: help build demo test test-process crash fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim musl image image-check image-push sbom clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -74,8 +74,37 @@ sim: build ## Start both simulators for work by hand (credentials and the CA lan
 	echo "  curl -d '{\"kind\": \"sync_full\"}' -H 'content-type: application/json' http://127.0.0.1:8444/_sim/tasks"; \
 	wait
 
-image: ## Build the container image with docker
-	docker build -t baton-jumpcloud:$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1) .
+# What labels and attestations say; the date of the commit makes the same source the same image.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+REVISION = $(shell git rev-parse HEAD)
+SOURCE = $(shell git config --get remote.origin.url || echo unknown)
+IMAGE_ARGS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) \
+  --build-arg SOURCE_DATE_EPOCH=$(shell git log -1 --format=%ct)
+IMAGE_PYTHON = target/image/venv/bin/python
+
+musl: $(IMAGE_PYTHON) ## Build the static binary of the image without docker, and run it against the simulators
+	tests/image/musl.sh build $(abspath $(IMAGE_PYTHON))
+	$(CARGO) build --locked $(FEATURES) --bin baton-sim
+	tests/image/musl.sh check $(or $(CARGO_TARGET_DIR),target)/debug/baton-sim
+
+image-check: $(IMAGE_PYTHON) ## Check the Dockerfile and the files that it takes, without docker
+	$(IMAGE_PYTHON) -m pytest -q -p no:cacheprovider tests/image
+
+$(IMAGE_PYTHON): tests/image/requirements.txt
+	@python3 -m venv target/image/venv
+	@target/image/venv/bin/pip install -q -r $<
+	@touch $@
+
+image: ## Build the container image of this machine's platform with docker
+	docker buildx build --load $(IMAGE_ARGS) -t baton-jumpcloud:$(VERSION) .
+
+image-push: ## Build both platforms, with SBOM and provenance, and push them to IMAGE (see RELEASING.md)
+	@test -n "$(IMAGE)" || { echo "IMAGE is empty: give the registry and the name, without a tag" >&2; exit 1; }
+	docker buildx build --platform linux/amd64,linux/arm64 $(IMAGE_ARGS) --sbom=true --provenance=mode=max \
+	  --output type=image,name=$(IMAGE):v$(VERSION),push=true,rewrite-timestamp=true --metadata-file target/image.json .
+
+sbom: ## List what the program is made of (CycloneDX, target/sbom/), and compare it with the lock file
+	tests/image/sbom.sh
 
 clean: ## Remove what the build made
 	$(CARGO) clean
