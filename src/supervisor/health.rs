@@ -69,7 +69,7 @@ impl Health {
         Self::default()
     }
 
-    /// The first Hello was accepted.
+    /// The first Hello was accepted, and it is known whether it is our turn.
     pub fn start(&self) {
         self.started.store(true, Ordering::Release);
         self.beat(Duration::ZERO);

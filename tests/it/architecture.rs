@@ -52,6 +52,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("reqwest", &["http", "connector/jumpcloud/client"]),
     ("rusqlite", &["c1z", "sim"]),
     ("zstd", &["c1z", "sim"]),
+    ("kube", &["kubernetes"]),
     ("k8s_openapi", &["kubernetes"]),
     ("tonic::transport", &["control_plane/", "sim"]),
     ("tonic::Status", &["control_plane/", "sim"]),

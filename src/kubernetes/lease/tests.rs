@@ -155,7 +155,7 @@ fn spec(store: &Shared) -> Value {
 }
 
 /// A Lease of another program, such as client-go's.
-fn foreign(store: &Shared, spec: Value) {
+fn foreign(store: &Shared, spec: &Value) {
     lock(store).written(json!({
         "kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
         "metadata": {"namespace": "baton", "labels": {"kept": "yes"}},
@@ -180,8 +180,8 @@ async fn the_first_replica_makes_the_lease_and_renews_it() {
             "acquireTime": "2026-11-26T10:00:00.000000Z", "renewTime": "2026-11-26T10:00:00.000000Z",
         })
     );
-    first.clock.advance(Duration::from_secs(60));
-    sleep(Duration::from_secs(60)).await;
+    first.clock.advance(Duration::from_mins(1));
+    sleep(Duration::from_mins(1)).await;
     assert!(first.leads());
     let renewed = spec(&store);
     assert_eq!(renewed["renewTime"], "2026-11-26T10:01:00.000000Z");
@@ -304,7 +304,7 @@ async fn a_lease_that_another_wrote_over_is_lost_at_once() {
     first.until(true).await;
     foreign(
         &store,
-        json!({"holderIdentity": "thief", "leaseDurationSeconds": 15, "leaseTransitions": 7}),
+        &json!({"holderIdentity": "thief", "leaseDurationSeconds": 15, "leaseTransitions": 7}),
     );
     assert!(seconds(first.until(false).await) < 2.5);
     // The thief never renews.
@@ -372,7 +372,7 @@ async fn what_others_wrote_of_time_decides_nothing() {
         let store = Shared::default();
         foreign(
             &store,
-            json!({"holderIdentity": "x", "leaseDurationSeconds": duration, "renewTime": renewed}),
+            &json!({"holderIdentity": "x", "leaseDurationSeconds": duration, "renewTime": renewed}),
         );
         let mut first = replica(&store, "a");
         let waited = seconds(first.until(true).await);
@@ -386,7 +386,7 @@ async fn what_others_wrote_of_time_decides_nothing() {
     let store = Shared::default();
     foreign(
         &store,
-        json!({"holderIdentity": "", "leaseDurationSeconds": 1}),
+        &json!({"holderIdentity": "", "leaseDurationSeconds": 1}),
     );
     let mut first = replica(&store, "a");
     assert!(seconds(first.until(true).await) < 0.1);

@@ -72,7 +72,7 @@ impl Watching {
         if !self.from.has_changed().unwrap() {
             return None;
         }
-        let delivered = self.from.borrow_and_update().clone().unwrap();
+        let delivered = self.from.borrow_and_update().clone()?;
         let texts = delivered.0.iter();
         Some(
             texts
@@ -271,7 +271,7 @@ async fn one_lost_connection_is_no_news_and_an_outage_ends_nothing() {
 async fn one_unfit_credential_keeps_all_of_them_back() {
     let (_guard, captured) = log();
     let mut watching = watching();
-    let too_long = [b'x'; 64 * 1024 + 1];
+    let too_long = vec![b'x'; 64 * 1024 + 1];
     let unfit: &[(&[u8], &str)] = &[
         (b"SECRETSEED\xff", "is not text (byte 10"),
         (b"SECRET SEED", "at position 7 of 11"),
