@@ -241,7 +241,10 @@ pub async fn serve(
         };
         supervisor.spawn("admin", admin::serve(listener, shown, work_over.clone()));
     }
-    let kubernetes = kubernetes::start(config, &supervisor, &notices, &work_over)
+    let kubernetes::Handles {
+        secret: _secret,
+        leading,
+    } = kubernetes::start(config, &supervisor, &notices, &work_over)
         .await
         .map_err(|error| unusable(&error))?;
     let rotation = Rotation::new(
@@ -296,7 +299,7 @@ pub async fn serve(
                 notices,
             },
             shutdown_grace: config.shutdown_grace.saturating_sub(drain_limit),
-            leading: kubernetes.leading,
+            leading,
             ..dispatch::Settings::default()
         },
         control_plane,

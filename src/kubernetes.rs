@@ -48,12 +48,11 @@ pub enum Error {
     /// There is neither a service account's token nor a kubeconfig.
     #[error(
         "the settings kubernetes-* need the Kubernetes API, and there is no way to it; in a pod, set \
-         automountServiceAccountToken to true, elsewhere give KUBECONFIG"
+         automountServiceAccountToken to true, elsewhere give KUBECONFIG ({tried})"
     )]
     NoAccess {
-        /// What was tried.
-        #[source]
-        source: Box<kube::config::InferConfigError>,
+        /// What was tried; that error repeats its sources itself.
+        tried: String,
     },
     /// The way to the API that was found cannot be used.
     #[error("cannot make a client for the Kubernetes API; check KUBECONFIG or the service account")]
@@ -77,8 +76,8 @@ pub enum Error {
 pub async fn client() -> Result<Client, Error> {
     let mut config = kube::Config::infer()
         .await
-        .map_err(|source| Error::NoAccess {
-            source: Box::new(source),
+        .map_err(|error| Error::NoAccess {
+            tried: error.to_string(),
         })?;
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.read_timeout = Some(READ_LIMIT);
