@@ -9,6 +9,7 @@
 //! | `/readyz`, `/ready` | the first Hello was accepted, no credentials are rejected, and shutdown has not begun | otherwise |
 //! | `/startupz` | the worker loop has begun, connected or not | it has not |
 //! | `/health` | the directory accepts the connector's credentials | it does not, or cannot be reached |
+//! | `/metrics` | all numbers, in the text format of Prometheus | never |
 //!
 //! The paths without `z` are those of the product, with its bodies: JSON with `status`, `timestamp` and `details`.
 //! Only `/health` asks a peer, so only `/health` must not be used as a liveness probe.
@@ -37,7 +38,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    telemetry::metrics::{self, Metrics},
+};
 
 pub mod health;
 
@@ -94,6 +98,8 @@ pub struct Admin {
     pub check: Arc<ConnectorCheck>,
     /// The clock of the timestamps.
     pub clock: Arc<dyn Clock>,
+    /// The numbers behind `/metrics`.
+    pub metrics: Metrics,
 }
 
 /// Serves until `stop` is cancelled, then closes within 5 s.
@@ -168,6 +174,7 @@ fn router(admin: Admin) -> Router {
         .route("/ready", get(ready))
         .route("/startupz", get(started))
         .route("/health", get(healthy))
+        .route("/metrics", get(numbers))
         .with_state(admin)
 }
 
@@ -215,6 +222,26 @@ async fn healthy(State(admin): State<Admin>) -> Response {
     }
 }
 
+async fn numbers(State(admin): State<Admin>) -> Response {
+    shown(StatusCode::OK, metrics::CONTENT_TYPE, admin.metrics.text())
+}
+
+/// An answer that nobody may keep.
+fn shown(status: StatusCode, content_type: &'static str, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(content_type),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-store"),
+    );
+    response
+}
+
 impl Admin {
     fn answer(&self, good: bool, status: &str, details: &[(&str, String)]) -> Response {
         let mut body = Map::new();
@@ -234,21 +261,11 @@ impl Admin {
                 .collect();
             body.insert("details".to_owned(), details.into());
         }
-        let mut response = Response::new(Body::from(Value::from(body).to_string()));
-        *response.status_mut() = if good {
+        let status = if good {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/json"),
-        );
-        headers.insert(
-            header::CACHE_CONTROL,
-            header::HeaderValue::from_static("no-store"),
-        );
-        response
+        shown(status, "application/json", Value::from(body).to_string())
     }
 }

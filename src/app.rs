@@ -28,6 +28,7 @@ use crate::{
     syncer::{self, NoProgress, Progress, Report, SyncRequest},
     telemetry::{
         LogControl,
+        metrics::Metrics,
         progress::{Bars, LogLines},
     },
 };
@@ -69,7 +70,7 @@ impl Failure {
 /// The client for the organisation that the configuration names.
 pub fn jumpcloud_client(config: &Config) -> Result<Client, connector::Error> {
     let secret = config.jumpcloud.auth.secret().value().clone();
-    jumpcloud_client_with(config, jumpcloud_auth(config, secret))
+    jumpcloud_client_with(config, jumpcloud_auth(config, secret), Metrics::default())
 }
 
 /// What proves us to JumpCloud, with this secret in the place of the configured one.
@@ -88,9 +89,14 @@ fn jumpcloud_auth(config: &Config, secret: SecretString) -> Auth {
     }
 }
 
-fn jumpcloud_client_with(config: &Config, auth: Auth) -> Result<Client, connector::Error> {
+/// A client whose requests are counted there.
+fn jumpcloud_client_with(
+    config: &Config,
+    auth: Auth,
+    metrics: Metrics,
+) -> Result<Client, connector::Error> {
     let settings = &config.jumpcloud;
-    Client::try_new(jumpcloud::client::Settings {
+    let settings = jumpcloud::client::Settings {
         console_url: settings.console_url.clone(),
         insights_url: settings.insights_url.clone(),
         auth,
@@ -99,7 +105,8 @@ fn jumpcloud_client_with(config: &Config, auth: Auth) -> Result<Client, connecto
         extra_ca_pem: config.extra_ca_pem.clone(),
         max_concurrency: settings.max_concurrency,
         rotation_wait: rotation_wait(config),
-    })
+    };
+    Client::measured(settings, metrics)
 }
 
 /// How long work waits for rotated credentials when those in use are rejected: not at all where none can come.
@@ -137,6 +144,7 @@ fn provisioning(
     connector: &Arc<JumpCloud>,
     supervisor: &Supervisor,
     keys: Keys,
+    metrics: Metrics,
 ) -> Arc<Provisioning> {
     let settings = &config.provisioning;
     Arc::new(Provisioning::new(
@@ -146,6 +154,7 @@ fn provisioning(
         provisioning::Settings {
             audit_log: settings.audit_log.clone(),
             keys,
+            metrics,
             #[cfg(feature = "simulator")]
             observer: settings
                 .simulate_crash_at
@@ -199,6 +208,7 @@ pub async fn serve(
     keys.add(credentials.client_secret.key().clone());
     let clock = Arc::new(SystemClock);
     let started = clock.now();
+    let metrics = Metrics::new();
     let supervisor = supervised()?;
     let notices = Notices::new();
     let control_plane = Arc::new(
@@ -214,12 +224,21 @@ pub async fn serve(
                 ..control_plane::Timeouts::default()
             },
             clock: Arc::clone(&clock) as _,
+            metrics: metrics.clone(),
         })
         .map_err(|error| unusable(&error))?,
     );
-    let client = jumpcloud_client(config).map_err(|error| unusable(&error))?;
+    let auth = jumpcloud_auth(config, config.jumpcloud.auth.secret().value().clone());
+    let client =
+        jumpcloud_client_with(config, auth, metrics.clone()).map_err(|error| unusable(&error))?;
     let connector = Arc::new(jumpcloud(config, client.clone()));
-    let provisioning = provisioning(config, &connector, &supervisor, keys.clone());
+    let provisioning = provisioning(
+        config,
+        &connector,
+        &supervisor,
+        keys.clone(),
+        metrics.clone(),
+    );
     let connector: Arc<dyn Connector> = connector;
     let health = Arc::new(health::Health::new());
     let work_over = CancellationToken::new();
@@ -238,13 +257,11 @@ pub async fn serve(
                 supervisor.clone(),
             )),
             clock: Arc::clone(&clock) as _,
+            metrics: metrics.clone(),
         };
         supervisor.spawn("admin", admin::serve(listener, shown, work_over.clone()));
     }
-    let kubernetes::Handles {
-        secret: _secret,
-        leading,
-    } = kubernetes::start(config, &supervisor, &notices, &work_over)
+    let kubernetes::Handles { secret, leading } = kubernetes::start(config, &supervisor, &notices, &work_over)
         .await
         .map_err(|error| unusable(&error))?;
     let rotation = Rotation::new(
@@ -255,11 +272,12 @@ pub async fn serve(
             keys,
         },
         source,
-        kubernetes.secret,
+        secret,
         rotation::Tell {
             log: log.clone(),
             health: Arc::clone(&health),
             notices: notices.clone(),
+            metrics: metrics.clone(),
         },
     );
     supervisor.spawn("rotation", rotation.run(supervisor.shutdown_token()));
@@ -271,6 +289,7 @@ pub async fn serve(
         handlers::Settings {
             work_dir: config.work_dir.clone(),
             provisioning: Arc::clone(&provisioning),
+            metrics: metrics.clone(),
             sync: full_sync::LocalOptions {
                 resource_type_ids: config.sync.resource_types.clone(),
                 workers: config.sync.workers,
@@ -305,7 +324,7 @@ pub async fn serve(
         control_plane,
         Arc::new(registry),
         health,
-        Arc::default(),
+        metrics,
         supervisor.shutdown_token(),
     )
     .await;

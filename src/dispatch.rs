@@ -12,10 +12,7 @@
 use std::{
     collections::BTreeSet,
     future::pending,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -36,6 +33,7 @@ use crate::{
         health::{Fault, Health},
         lock,
     },
+    telemetry::metrics::{Metrics, Skipped},
 };
 
 pub mod heartbeat;
@@ -149,53 +147,6 @@ impl Default for Timing {
     }
 }
 
-/// What the loop has done since the process began.
-#[derive(Debug, Default)]
-pub struct Counters {
-    accepted: AtomicU64,
-    reported: AtomicU64,
-    lost: AtomicU64,
-    panicked: AtomicU64,
-    skipped: AtomicU64,
-    failed_polls: AtomicU64,
-}
-
-/// The values of [`Counters`] at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Tasks that were accepted.
-    pub accepted: u64,
-    /// Tasks whose end the server knows: `FinishTask` was answered, or a hello task was answered by Hello.
-    pub reported: u64,
-    /// Tasks whose report never got through.
-    pub lost: u64,
-    /// Tasks whose handler panicked.
-    pub panicked: u64,
-    /// Tasks that were handed out but left alone: malformed ids and tasks already at hand.
-    pub skipped: u64,
-    /// Polls that failed.
-    pub failed_polls: u64,
-}
-
-impl Counters {
-    /// The values now.
-    pub fn read(&self) -> Counts {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            accepted: get(&self.accepted),
-            reported: get(&self.reported),
-            lost: get(&self.lost),
-            panicked: get(&self.panicked),
-            skipped: get(&self.skipped),
-            failed_polls: get(&self.failed_polls),
-        }
-    }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
 /// Why the loop ended by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -270,7 +221,7 @@ pub async fn run(
     control_plane: Arc<dyn ControlPlane>,
     registry: Arc<Registry>,
     health: Arc<Health>,
-    counters: Arc<Counters>,
+    metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let stopped = say_hello(
@@ -291,16 +242,9 @@ pub async fn run(
         return Ok(());
     }
     health.start();
-    Dispatcher::new(
-        settings,
-        control_plane,
-        registry,
-        health,
-        counters,
-        shutdown,
-    )
-    .work()
-    .await;
+    Dispatcher::new(settings, control_plane, registry, health, metrics, shutdown)
+        .work()
+        .await;
     Ok(())
 }
 
@@ -396,7 +340,7 @@ struct Shared {
     settings: Settings,
     control_plane: Arc<dyn ControlPlane>,
     registry: Arc<Registry>,
-    counters: Arc<Counters>,
+    metrics: Metrics,
     known: Arc<Mutex<BTreeSet<String>>>,
     /// Polling has ended; tasks that have not begun are handed back.
     stopping: CancellationToken,
@@ -464,11 +408,13 @@ impl Dispatcher {
         control_plane: Arc<dyn ControlPlane>,
         registry: Arc<Registry>,
         health: Arc<Health>,
-        counters: Arc<Counters>,
+        metrics: Metrics,
         shutdown: CancellationToken,
     ) -> Self {
         settings.concurrency = settings.concurrency.clamp(1, MAX_CONCURRENCY);
         settings.shutdown_margin = settings.shutdown_margin.min(settings.shutdown_grace / 2);
+        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::None);
+        metrics.dispatching(settings.concurrency, kinds.map(Kind::name));
         Self {
             health,
             slots: Arc::new(Semaphore::new(settings.concurrency)),
@@ -481,7 +427,7 @@ impl Dispatcher {
                 settings,
                 control_plane,
                 registry,
-                counters,
+                metrics,
                 known: Arc::default(),
                 stopping: shutdown,
                 abort: CancellationToken::new(),
@@ -503,11 +449,13 @@ impl Dispatcher {
             else {
                 break;
             };
-            if let Some(mut leading) = self.shared.settings.leading.clone()
-                && let Waited::ShutDown = self.wait(our_turn(&mut leading), Duration::ZERO).await
-            {
-                break;
+            if let Some(mut leading) = self.shared.settings.leading.clone() {
+                self.shared.metrics.leading(*leading.borrow());
+                if let Waited::ShutDown = self.wait(our_turn(&mut leading), Duration::ZERO).await {
+                    break;
+                }
             }
+            self.shared.metrics.leading(true);
             wait = self.poll(slot).await;
         }
         self.stop().await;
@@ -548,6 +496,7 @@ impl Dispatcher {
         };
         match answer {
             Ok(Ok(polled)) => {
+                shared.metrics.poll_succeeded();
                 self.pace.succeeded();
                 self.tell_success();
                 self.accept(polled, slot)
@@ -567,7 +516,11 @@ impl Dispatcher {
     /// A poll failed; answers with the time to wait before the next one.
     fn failed(&mut self, class: Class, problem: &str) -> Duration {
         let peer = Peer::ConductorOne;
-        count(&self.shared.counters.failed_polls);
+        let metrics = &self.shared.metrics;
+        metrics.poll_failed();
+        if class == Class::Auth {
+            metrics.credentials_rejected(peer, true);
+        }
         let silent = self
             .failing_since
             .get_or_insert_with(Instant::now)
@@ -597,6 +550,7 @@ impl Dispatcher {
             notices.tell(Notice::Recovered { peer });
         }
         self.health.set_fault(Fault::Credentials(peer), false);
+        self.shared.metrics.credentials_rejected(peer, false);
     }
 
     /// Starts what a poll brought; the first task gets the slot, the others wait for theirs in order.
@@ -622,7 +576,7 @@ impl Dispatcher {
 
     fn claim(&self, task: &baton::Task, kind: Kind) -> Option<Claim> {
         if !is_task_id(&task.id) {
-            count(&self.shared.counters.skipped);
+            self.shared.metrics.task_skipped(Skipped::MalformedId);
             tracing::error!(
                 task.kind = kind.name(),
                 length = task.id.len(),
@@ -632,7 +586,7 @@ impl Dispatcher {
         }
         let claim = Claim::new(&task.id, &self.shared.known);
         if claim.is_none() {
-            count(&self.shared.counters.skipped);
+            self.shared.metrics.task_skipped(Skipped::Duplicate);
             tracing::warn!(
                 task.id = task.id,
                 task.kind = kind.name(),
@@ -649,7 +603,7 @@ impl Dispatcher {
         claim: Claim,
         slot: Option<OwnedSemaphorePermit>,
     ) {
-        count(&self.shared.counters.accepted);
+        self.shared.metrics.task_accepted(kind.name());
         tracing::info!(
             task.id = task.id,
             task.kind = kind.name(),

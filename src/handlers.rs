@@ -36,6 +36,7 @@ use crate::{
     },
     provisioning::{self, Provisioning},
     syncer,
+    telemetry::metrics::Metrics,
 };
 
 pub mod actions;
@@ -400,6 +401,8 @@ pub struct Settings {
     pub provisioning: Arc<Provisioning>,
     /// What local flags say about syncs.
     pub sync: full_sync::LocalOptions,
+    /// Where syncs are counted.
+    pub metrics: Metrics,
 }
 
 /// Finds the handler of a task; every kind has one.
@@ -439,6 +442,7 @@ impl Registry {
                 clock,
                 settings.work_dir,
                 settings.sync,
+                settings.metrics,
             )),
         );
         let event_feeds: Arc<dyn TaskHandler> = Arc::new(event_feeds::EventFeeds);

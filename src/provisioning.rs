@@ -45,6 +45,7 @@ use crate::{
     model::resource_text,
     proto::{Any, Struct, connector as v2, is, pack},
     supervisor::{Supervisor, lock},
+    telemetry::metrics::{ChangeOutcome, Metrics},
 };
 
 pub mod actions;
@@ -84,10 +85,12 @@ pub struct Settings {
     pub wait_limit: Duration,
     /// Is told each step as it is reached; for tests that end the process there.
     pub observer: Option<Observer>,
+    /// Where changes are counted.
+    pub metrics: Metrics,
 }
 
 impl Settings {
-    /// Settings with the usual limits, no audit file and no key.
+    /// Settings with the usual limits, no audit file, no key, and numbers that nobody reads.
     pub fn new(mode: ProvisioningMode, work_dir: PathBuf) -> Self {
         Self {
             mode,
@@ -96,6 +99,7 @@ impl Settings {
             keys: Keys::default(),
             wait_limit: Duration::from_mins(10),
             observer: None,
+            metrics: Metrics::default(),
         }
     }
 }
@@ -208,6 +212,17 @@ pub enum Request {
 }
 
 impl Request {
+    /// The name of every kind.
+    const KINDS: [&'static str; 7] = [
+        "grant",
+        "revoke",
+        "create_account",
+        "create_resource",
+        "delete_resource",
+        "rotate_credential",
+        "invoke_action",
+    ];
+
     /// The name of the kind, the one that tasks have too.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -572,6 +587,7 @@ impl Provisioning {
         settings: Settings,
     ) -> Self {
         let place = Place::new(settings.work_dir.clone());
+        settings.metrics.changing(Request::KINDS);
         Self {
             shared: Arc::new(Shared {
                 provisioner,
@@ -622,6 +638,32 @@ impl Provisioning {
 
 impl Shared {
     async fn run(
+        &self,
+        id: &str,
+        request: Request,
+        asked_by: Option<&str>,
+        cancel: &CancellationToken,
+        progress: Option<&Progress<'_>>,
+    ) -> Result<Answer, Error> {
+        let kind = request.kind();
+        let result = self.serve(id, request, asked_by, cancel, progress).await;
+        self.settings.metrics.changed(
+            kind,
+            match &result {
+                Ok(answer) => match answer.effect {
+                    Effect::Changed => ChangeOutcome::Changed,
+                    Effect::AlreadyTrue => ChangeOutcome::AlreadyTrue,
+                    Effect::Planned => ChangeOutcome::Planned,
+                },
+                Err(Error::Off) => ChangeOutcome::Refused,
+                Err(error) if error.is_stop() => ChangeOutcome::Stopped,
+                Err(_) => ChangeOutcome::Failed,
+            },
+        );
+        result
+    }
+
+    async fn serve(
         &self,
         id: &str,
         mut request: Request,

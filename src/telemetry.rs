@@ -39,6 +39,7 @@ use crate::{
     error::{Class, Classify, Code},
 };
 
+pub mod metrics;
 pub mod progress;
 pub mod redact;
 

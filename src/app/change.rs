@@ -18,6 +18,7 @@ use crate::{
         has, pack,
     },
     provisioning::{Keys, Provisioning, Request},
+    telemetry::metrics::Metrics,
 };
 
 /// The length of a password that nobody described.
@@ -33,7 +34,13 @@ pub async fn change_once(config: &Config) -> Result<Vec<Any>, Failure> {
     let supervisor = supervised()?;
     let client = jumpcloud_client(config).map_err(|error| Failure::of(&error))?;
     let connector = Arc::new(jumpcloud(config, client));
-    let provisioning = provisioning(config, &connector, &supervisor, Keys::default());
+    let provisioning = provisioning(
+        config,
+        &connector,
+        &supervisor,
+        Keys::default(),
+        Metrics::default(),
+    );
     let id = String::from(SyncId::generate(SystemClock.now()));
     let request = match &config.operation {
         Operation::Sync => return Ok(Vec::new()),

@@ -25,7 +25,7 @@ use crate::{
     notice::{Notice, Notices, Peer},
     provisioning::Keys,
     supervisor::health::{Fault, Health},
-    telemetry::LogControl,
+    telemetry::{LogControl, metrics::Metrics},
 };
 
 /// How long work waits for the other half of a rotation. The kubelet takes up to a minute and a half to update a file.
@@ -90,7 +90,7 @@ impl Holders {
             return Ok(());
         };
         let auth = super::jumpcloud_auth(&self.config, secret.clone());
-        let trial = super::jumpcloud_client_with(&self.config, auth.clone())
+        let trial = super::jumpcloud_client_with(&self.config, auth.clone(), Metrics::default())
             .map_err(|error| refusal(&error))?;
         let one_user = List {
             template: "/api/systemusers",
@@ -166,6 +166,8 @@ impl Side {
                 self.in_use = self.wanted.clone();
                 tell.health.set_fault(fault, false);
                 tell.health.set_fault(Fault::Credentials(peer), false);
+                tell.metrics.credentials_replaced(peer);
+                tell.metrics.credentials_rejected(peer, false);
                 tracing::info!(peer = %peer, "rotated credentials are in use");
                 tell.notices.tell(Notice::CredentialsReplaced { peer });
             }
@@ -241,6 +243,7 @@ pub(super) struct Tell {
     pub(super) log: LogControl,
     pub(super) health: Arc<Health>,
     pub(super) notices: Notices,
+    pub(super) metrics: Metrics,
 }
 
 /// Everything that a rotation touches.
@@ -346,6 +349,7 @@ impl Rotation {
     fn tell_standing(&mut self) {
         let peer = Peer::JumpCloud;
         let rejected = self.standing.borrow_and_update().rejected;
+        self.tell.metrics.credentials_rejected(peer, rejected);
         if !self
             .tell
             .health

@@ -37,6 +37,8 @@ use crate::{
     clock::Clock,
     crypto::jws,
     error::{Class, Classify, Code},
+    notice::Peer,
+    telemetry::metrics::{Metrics, TokenOutcome},
 };
 
 const PATH: &str = "/auth/v1/token";
@@ -428,6 +430,7 @@ pub(crate) struct HttpTokenEndpoint {
     user_agent: String,
     limit: Duration,
     clock: Arc<dyn Clock>,
+    metrics: Metrics,
 }
 
 impl HttpTokenEndpoint {
@@ -439,6 +442,7 @@ impl HttpTokenEndpoint {
         version: &str,
         limit: Duration,
         clock: Arc<dyn Clock>,
+        metrics: Metrics,
     ) -> Result<Self, SetupError> {
         let url = format!("https://{host}{PATH}")
             .parse()
@@ -453,6 +457,7 @@ impl HttpTokenEndpoint {
             user_agent: format!("baton-c1-credential-provider baton-jumpcloud/{version}"),
             limit,
             clock,
+            metrics,
         })
     }
 
@@ -502,10 +507,19 @@ impl HttpTokenEndpoint {
 #[async_trait]
 impl TokenEndpoint for HttpTokenEndpoint {
     async fn ask(&self) -> Result<Grant, TokenError> {
-        match timeout(self.limit, self.exchange()).await {
+        let outcome = match timeout(self.limit, self.exchange()).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Err(TokenError::Timeout { after: self.limit }),
-        }
+        };
+        self.metrics.token_requested(
+            Peer::ConductorOne,
+            match &outcome {
+                Ok(_) => TokenOutcome::Granted,
+                Err(TokenError::Rejected { .. }) => TokenOutcome::Rejected,
+                Err(_) => TokenOutcome::Failed,
+            },
+        );
+        outcome
     }
 }
 

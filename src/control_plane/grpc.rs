@@ -12,7 +12,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tonic::{Request, Response, Status, TimeoutExpired, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -38,6 +38,7 @@ use crate::{
             task::TaskType,
         },
     },
+    telemetry::metrics::Metrics,
 };
 
 /// Largest message taken from the server. A page of tasks can be larger than the 4 MiB that is usual.
@@ -52,6 +53,8 @@ const NO_HOST_ID: &str = "baton-sdk";
 const MAX_PAGE: u32 = 100;
 /// Most characters of the server's own words that an error repeats.
 const MAX_WORDS: usize = 500;
+/// Name of the RPC that takes a file.
+const UPLOAD: &str = "UploadAsset";
 /// Attempts of an upload beside the first one.
 const UPLOAD_RETRIES: usize = 2;
 /// Longest pause between attempts of an upload, also where the server asks for more.
@@ -78,6 +81,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Wall-clock time, for the assertion.
     pub clock: Arc<dyn Clock>,
+    /// Where calls are counted.
+    pub metrics: Metrics,
 }
 
 /// Limits on time. The defaults are what the product uses.
@@ -254,13 +259,19 @@ impl GrpcControlPlane {
             authorize(&mut request, &token);
             request.set_timeout(limit);
             let mut client = session.client();
-            let failure = match timeout(limit, rpc(&mut client, request)).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => failure(operation, limit, status),
-                Err(_elapsed) => Error::Deadline {
+            let begun = Instant::now();
+            let outcome = match timeout(limit, rpc(&mut client, request)).await {
+                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Err(status)) => Err(failure(operation, limit, status)),
+                Err(_elapsed) => Err(Error::Deadline {
                     operation,
                     after: limit,
-                },
+                }),
+            };
+            self.count(operation, &outcome, begun);
+            let failure = match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
             };
             if renewed || !is_unauthenticated(&failure) {
                 return Err(failure);
@@ -289,13 +300,32 @@ impl GrpcControlPlane {
         }
     }
 
+    fn count<R>(&self, operation: &'static str, outcome: &Result<R, Error>, begun: Instant) {
+        let code = outcome
+            .as_ref()
+            .map_or_else(Error::code, |_answer| Code::Ok);
+        self.settings.metrics.rpc(operation, code, begun.elapsed());
+    }
+
     async fn upload_once(&self, task_id: &str, file: &Path) -> Result<(), Error> {
-        const OPERATION: &str = "UploadAsset";
         let session = self.session.load_full();
-        let token = session.token(OPERATION).await?;
-        let (feed, messages) = feed();
+        let token = session.token(UPLOAD).await?;
+        let begun = Instant::now();
+        let outcome = self.upload_with(&session, &token, task_id, file).await;
+        self.count(UPLOAD, &outcome, begun);
+        outcome
+    }
+
+    async fn upload_with(
+        &self,
+        session: &Session,
+        token: &Token,
+        task_id: &str,
+        file: &Path,
+    ) -> Result<(), Error> {
+        let (feed, messages) = feed(self.settings.metrics.clone());
         let mut request = Request::new(messages);
-        authorize(&mut request, &token);
+        authorize(&mut request, token);
         let mut client = session.client();
         let Timeouts {
             upload_idle,
@@ -319,14 +349,14 @@ impl GrpcControlPlane {
             Some(Ok(_empty)) if feed.is_complete() => Ok(()),
             Some(Ok(_empty)) => Err(Error::CutShort),
             Some(Err(status)) => {
-                let failure = failure(OPERATION, upload_idle, status);
+                let failure = failure(UPLOAD, upload_idle, status);
                 if is_unauthenticated(&failure) {
-                    session.tokens.invalidate(&token);
+                    session.tokens.invalidate(token);
                 }
                 Err(failure)
             }
             None => Err(Error::Deadline {
-                operation: OPERATION,
+                operation: UPLOAD,
                 after: upload_answer,
             }),
         }
@@ -518,6 +548,7 @@ fn session(
         &settings.version,
         settings.timeouts.token,
         Arc::clone(&settings.clock),
+        settings.metrics.clone(),
     )?;
     Ok(Session {
         tokens: TokenSource::new(endpoint),

@@ -23,6 +23,7 @@ use crate::{
         BatonServiceUploadAssetRequest as Message,
         baton_service_upload_asset_request::{Msg, UploadData, UploadEof, UploadMetadata},
     },
+    telemetry::metrics::Metrics,
 };
 
 /// Bytes of file in one data message.
@@ -40,10 +41,11 @@ enum Item {
 pub(crate) struct Feed {
     sender: mpsc::Sender<Item>,
     complete: AtomicBool,
+    metrics: Metrics,
 }
 
-/// A feed, and the stream of what it sends.
-pub(crate) fn feed() -> (Feed, impl Stream<Item = Message> + Send + 'static) {
+/// A feed, and the stream of what it sends. The bytes of files are counted there.
+pub(crate) fn feed(metrics: Metrics) -> (Feed, impl Stream<Item = Message> + Send + 'static) {
     let (sender, receiver) = mpsc::channel(1);
     let messages = ReceiverStream::new(receiver)
         .map(Some)
@@ -58,6 +60,7 @@ pub(crate) fn feed() -> (Feed, impl Stream<Item = Message> + Send + 'static) {
     let feed = Feed {
         sender,
         complete: AtomicBool::new(false),
+        metrics,
     };
     (feed, messages)
 }
@@ -85,8 +88,10 @@ impl Feed {
             source = next;
             match chunk {
                 Some(data) => {
+                    let bytes = data.len();
                     let data = Msg::Data(UploadData { data });
                     open = self.push(data, &source, idle).await?;
+                    self.metrics.uploaded(bytes);
                 }
                 None => break,
             }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     future::pending,
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
-    NO_ANSWER, Shared, count, heartbeat, millis,
+    NO_ANSWER, Shared, heartbeat, millis,
     outcome::{self, Cause, End},
     pace::Backoff,
 };
@@ -26,6 +26,7 @@ use crate::{
     notice::Notice,
     proto::baton,
     supervisor::{guarded, lock},
+    telemetry::metrics::TaskOutcome,
 };
 
 /// How long before the end of the process the last report is given up, so that its loss is still logged.
@@ -149,6 +150,7 @@ impl Job {
             notices: &self.shared.settings.signals.notices,
         };
         let handler = self.shared.registry.handler(self.kind);
+        let _running = self.shared.metrics.task_running(self.kind.name());
         // Whatever the work logs, the client of the directory included, then names the task.
         let span =
             tracing::info_span!("task", task.id = self.task.id, task.kind = self.kind.name());
@@ -164,10 +166,7 @@ impl Job {
         };
         match ended {
             Some(Ok(returned)) => End::Returned(returned),
-            Some(Err(text)) => {
-                count(&self.shared.counters.panicked);
-                End::Panicked(text)
-            }
+            Some(Err(text)) => End::Panicked(text),
             None => {
                 tracing::warn!(
                     task.id = self.task.id,
@@ -189,8 +188,16 @@ impl Job {
     }
 
     async fn report(&self, end: End, cause: Option<Cause>, begun: Instant) {
+        let metrics = &self.shared.metrics;
+        let counted = match &end {
+            End::Returned(Ok(_)) => TaskOutcome::Done,
+            End::Panicked(_) => TaskOutcome::Panicked,
+            End::Returned(Err(_)) if cause.is_none() => TaskOutcome::Failed,
+            End::Returned(Err(_)) | End::Stopped => TaskOutcome::Stopped,
+        };
+        metrics.task_finished(self.kind.name(), counted, begun.elapsed());
         let Some(result) = outcome::result(self.kind, end, cause) else {
-            count(&self.shared.counters.reported);
+            metrics.task_reported();
             tracing::info!(
                 task.id = self.task.id,
                 task.kind = self.kind.name(),
@@ -202,11 +209,11 @@ impl Job {
         self.log(&result, cause, begun);
         match self.finish(result).await {
             Ok(attempts) => {
-                count(&self.shared.counters.reported);
+                metrics.task_reported();
                 tracing::debug!(task.id = self.task.id, attempts, "a result was reported");
             }
             Err(problem) => {
-                let lost = self.shared.counters.lost.fetch_add(1, Ordering::Relaxed) + 1;
+                let lost = metrics.task_lost();
                 tracing::error!(
                     task.id = self.task.id,
                     task.kind = self.kind.name(),

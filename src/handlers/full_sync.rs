@@ -19,6 +19,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use super::{Context, Error, Kind, Outcome, TaskHandler};
 use crate::{
@@ -28,7 +29,10 @@ use crate::{
     notice::Notice,
     proto::baton::{self, task::SyncFullTask, task::TaskType},
     syncer::{self, Environment, SyncRequest},
-    telemetry::progress::LogLines,
+    telemetry::{
+        metrics::Metrics,
+        progress::{Counted, LogLines},
+    },
 };
 
 /// How the names of our temporary folders begin. The SDK's temporary files begin with the first three words; the rest
@@ -59,6 +63,7 @@ pub struct FullSync {
     clock: Arc<dyn Clock>,
     work_dir: PathBuf,
     local: LocalOptions,
+    metrics: Metrics,
 }
 
 impl fmt::Debug for FullSync {
@@ -77,12 +82,14 @@ impl FullSync {
         clock: Arc<dyn Clock>,
         work_dir: PathBuf,
         local: LocalOptions,
+        metrics: Metrics,
     ) -> Self {
         Self {
             connector,
             clock,
             work_dir,
             local,
+            metrics,
         }
     }
 
@@ -93,7 +100,8 @@ impl FullSync {
         context: Context<'_>,
     ) -> Result<(), Error> {
         let file = folder.join(SYNC_FILE);
-        let progress = LogLines::new();
+        let begun = Instant::now();
+        let progress = Counted::new(LogLines::new(), self.metrics.clone());
         let environment = Environment {
             work_dir: folder,
             clock: self.clock.as_ref(),
@@ -103,6 +111,7 @@ impl FullSync {
         let report = syncer::sync_to_file(self.connector.as_ref(), request, environment, &file)
             .await
             .map_err(Error::Sync)?;
+        drop(progress);
         for warning in &report.warnings {
             tracing::warn!(
                 task.id = context.task_id,
@@ -133,6 +142,17 @@ impl FullSync {
             grants: report.grants.values().sum(),
             warnings: report.warnings.len(),
         });
+        let rows = [
+            ("resources", &report.resources),
+            ("entitlements", &report.entitlements),
+            ("grants", &report.grants),
+        ];
+        self.metrics.sync_succeeded(
+            rows,
+            report.file_bytes,
+            report.warnings.len(),
+            begun.elapsed(),
+        );
         Ok(())
     }
 }

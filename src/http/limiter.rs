@@ -14,6 +14,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use crate::telemetry::metrics::{self, Running};
+
 /// The limit that a new limiter begins with, unless its maximum is lower.
 pub const START: usize = 4;
 /// Requests that wait for the same instant start up to this much later, each at its own time.
@@ -28,6 +30,7 @@ struct Shared {
     slots: Arc<Semaphore>,
     state: Mutex<State>,
     max: usize,
+    shown: metrics::Limit,
 }
 
 #[derive(Debug)]
@@ -44,8 +47,14 @@ struct State {
 impl Limiter {
     /// A limiter that allows between 1 and `max` requests; a `max` of 0 counts as 1.
     pub fn new(max: usize) -> Self {
+        Self::measured(max, metrics::Limit::default())
+    }
+
+    /// As [`Limiter::new`]; its state is shown there.
+    pub fn measured(max: usize, shown: metrics::Limit) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         let limit = START.min(max);
+        shown.changed(limit);
         Self(Arc::new(Shared {
             slots: Arc::new(Semaphore::new(limit)),
             state: Mutex::new(State {
@@ -56,6 +65,7 @@ impl Limiter {
                 paused_until: None,
             }),
             max,
+            shown,
         }))
     }
 
@@ -79,6 +89,7 @@ impl Limiter {
                 shared: Arc::clone(&self.0),
                 slot,
                 epoch: 0,
+                running: None,
             };
             while let Some(until) = self.0.paused_until() {
                 sleep_until(until + MAX_JITTER.mul_f64(fastrand::f64())).await;
@@ -87,6 +98,7 @@ impl Limiter {
             if state.debt == 0 {
                 permit.epoch = state.epoch;
                 drop(state);
+                permit.running = Some(self.0.shown.acquired());
                 return permit;
             }
             // The limit shrank while this slot waited; it goes back, and the next one is queued for.
@@ -119,6 +131,7 @@ pub struct Permit {
     shared: Arc<Shared>,
     slot: Option<OwnedSemaphorePermit>,
     epoch: u64,
+    running: Option<Running>,
 }
 
 impl Permit {
@@ -132,6 +145,7 @@ impl Permit {
         if state.successes >= state.limit && state.limit < self.shared.max {
             state.successes = 0;
             state.limit = state.limit.saturating_add(1);
+            self.shared.shown.changed(state.limit);
             if state.debt > 0 {
                 state.debt = state.debt.saturating_sub(1);
             } else {
@@ -145,6 +159,7 @@ impl Permit {
         let mut state = self.shared.lock();
         let until = Instant::now() + pause;
         state.paused_until = Some(state.paused_until.map_or(until, |old| old.max(until)));
+        self.shared.shown.paused(pause);
         if self.epoch != state.epoch {
             return;
         }
@@ -155,6 +170,7 @@ impl Permit {
         let forgotten = self.shared.slots.forget_permits(cut);
         state.debt = state.debt.saturating_add(cut.saturating_sub(forgotten));
         state.limit = limit;
+        self.shared.shown.changed(limit);
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use super::LogControl;
+use super::{LogControl, metrics::Metrics};
 use crate::syncer::Progress;
 
 /// How often a line appears for one resource type.
@@ -103,6 +103,38 @@ impl Progress for LogLines {
                 "Syncing {phase} of {resource_type_id}"
             );
         }
+    }
+}
+
+/// Progress as numbers too. The sync counts as over when this is dropped.
+#[derive(Debug)]
+pub struct Counted<P> {
+    inner: P,
+    metrics: Metrics,
+}
+
+impl<P: Progress> Counted<P> {
+    /// What `inner` is told is counted as well.
+    pub fn new(inner: P, metrics: Metrics) -> Self {
+        Self { inner, metrics }
+    }
+}
+
+impl<P> Drop for Counted<P> {
+    fn drop(&mut self) {
+        self.metrics.sync_phase(None);
+    }
+}
+
+impl<P: Progress> Progress for Counted<P> {
+    fn phase(&self, name: &'static str) {
+        self.metrics.sync_phase(Some(name));
+        self.inner.phase(name);
+    }
+
+    fn advance(&self, resource_type_id: &str, done: u64, total: u64) {
+        self.metrics.sync_listings(resource_type_id, done, total);
+        self.inner.advance(resource_type_id, done, total);
     }
 }
 

@@ -34,6 +34,7 @@ use baton_jumpcloud::{
             task::{HelloTask, NoneTask, TaskType},
         },
     },
+    telemetry::metrics::Metrics,
 };
 use http::{HeaderMap, StatusCode, request::Parts};
 use hyper_util::{
@@ -425,6 +426,7 @@ fn settings(credentials: Credentials) -> Settings {
         proxy: ProxyRules::default(),
         timeouts: Timeouts::default(),
         clock: Arc::new(SystemClock),
+        metrics: Metrics::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use baton_jumpcloud::{
     control_plane::{HeartbeatReply, TaskResult},
-    dispatch::{Counts, Settings},
+    dispatch::Settings,
     error::{Classify, Code},
     proto::{
         baton::{Task, task, task::TaskType},
@@ -181,7 +181,8 @@ async fn a_none_task_is_no_task() {
     let rig = Plan::default().start(&control);
     control.until(2, is_poll).await;
     assert_within(control.gaps(is_poll)[0], SECOND, SECOND);
-    assert_eq!(rig.counters.read(), Counts::default());
+    assert_eq!(rig.count("tasks_accepted"), 0);
+    assert_eq!(rig.count("polls_failed"), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +210,7 @@ async fn failed_polls_are_repeated_with_a_pace_that_fits_the_failure() {
         let rig = Plan::default().start(&control);
         control.until(2, is_poll).await;
         assert_within(control.gaps(is_poll)[0], least, most);
-        assert_eq!(rig.counters.read().failed_polls, 1);
+        assert_eq!(rig.count("polls_failed"), 1);
     }
 }
 
@@ -409,7 +410,13 @@ async fn a_panic_in_a_handler_is_reported_and_ends_nothing_else() {
     assert!(non_retryable);
     control.result(&id(2)).await;
     sleep(SECOND).await;
-    assert_eq!(rig.counters.read().panicked, 2);
+    assert_eq!(
+        rig.metrics.sum(
+            "baton_jumpcloud_tasks_finished_total",
+            &["kind=\"grant\"", "outcome=\"panicked\""]
+        ),
+        2
+    );
     assert!(!rig.has_ended());
     assert_eq!(control.count(is_finish), 2);
 }
@@ -667,7 +674,7 @@ async fn a_hello_task_is_answered_by_hello_alone() {
     sleep(MINUTE).await;
     assert!(control.calls().contains(&Call::Hello(id(1))));
     assert_eq!(control.count(is_finish), 0);
-    assert_eq!(rig.counters.read().reported, 1);
+    assert_eq!(rig.count("tasks_reported"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -711,8 +718,10 @@ async fn a_report_is_repeated_until_it_gets_through() {
     let gaps = control.gaps(is_finish);
     assert_within(gaps[4], 9 * SECOND, 10 * SECOND);
     assert_within(gaps[5], 30 * SECOND, 60 * SECOND);
-    let counts = rig.counters.read();
-    assert_eq!((counts.reported, counts.lost), (1, 0));
+    assert_eq!(
+        (rig.count("tasks_reported"), rig.count("tasks_lost")),
+        (1, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -724,7 +733,7 @@ async fn a_report_that_the_server_refuses_is_not_repeated() {
     control.until(1, is_finish).await;
     sleep(10 * MINUTE).await;
     assert_eq!(control.count(is_finish), 1);
-    assert_eq!(rig.counters.read().lost, 1);
+    assert_eq!(rig.count("tasks_lost"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -736,8 +745,10 @@ async fn a_report_is_lost_and_counted_when_its_budget_is_spent() {
     let begun = Instant::now();
     control.until(2, is_poll).await;
     assert_within(begun.elapsed(), 4 * MINUTE, 5 * MINUTE);
-    let counts = rig.counters.read();
-    assert_eq!((counts.reported, counts.lost), (0, 1));
+    assert_eq!(
+        (rig.count("tasks_reported"), rig.count("tasks_lost")),
+        (0, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -752,8 +763,14 @@ async fn a_task_that_is_handed_out_again_while_it_runs_is_ignored() {
         control.result(&id(2)).await;
         sleep(10 * MINUTE).await;
         assert_eq!(control.count(is_finish), 2);
-        let counts = rig.counters.read();
-        assert_eq!((counts.accepted, counts.skipped), (2, 1));
+        assert_eq!(rig.count("tasks_accepted"), 2);
+        assert_eq!(
+            rig.metrics.sum(
+                "baton_jumpcloud_tasks_skipped_total",
+                &["reason=\"duplicate\""]
+            ),
+            1
+        );
         assert_within(control.gaps(is_poll)[1], SECOND, SECOND);
     }
 }
@@ -790,7 +807,7 @@ async fn a_task_whose_id_cannot_be_reported_is_left_alone() {
     let rig = Plan::of(Does::Succeed).concurrency(1).start(&control);
     assert!(is_success(&control.result(&id(7)).await));
     assert_eq!(control.count(is_finish), 1);
-    assert_eq!(rig.counters.read().skipped, u64::try_from(count).unwrap());
+    assert_eq!(rig.count("tasks_skipped"), u64::try_from(count).unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -955,7 +972,7 @@ async fn at_shutdown_a_report_is_retried_only_while_grace_is_left() {
         control.until(1, is_finish).await;
         let took = rig.shut_down().await;
         assert!(took <= 30 * SECOND, "{took:?} after {fault:?}");
-        assert_eq!(rig.counters.read().lost, 1, "{fault:?}");
+        assert_eq!(rig.count("tasks_lost"), 1, "{fault:?}");
     }
 }
 
@@ -968,7 +985,7 @@ async fn a_waiting_report_is_tried_at_once_when_shutdown_begins() {
     control.until(1, is_finish).await;
     sleep(SECOND).await;
     assert!(rig.shut_down().await < SECOND);
-    assert_eq!(rig.counters.read().reported, 1);
+    assert_eq!(rig.count("tasks_reported"), 1);
 }
 
 #[tokio::test(start_paused = true)]

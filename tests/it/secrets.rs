@@ -33,7 +33,7 @@ use baton_jumpcloud::{
         conductorone::{self, ConductorOneSim},
         jumpcloud::{Collection, FULL_KEY, JumpCloudSim, Key, KeyRole, Shape},
     },
-    telemetry,
+    telemetry::{self, metrics::Metrics},
 };
 use secrecy::SecretString;
 use serde_json::Value;
@@ -200,6 +200,7 @@ async fn serve_through_failures(level: Level) -> Run {
         proxy: control_plane::channel::ProxyRules::default(),
         timeouts: control_plane::Timeouts::default(),
         clock: Arc::new(SystemClock),
+        metrics: Metrics::default(),
     };
     said.push(format!("{settings:?}"));
     let plane = Arc::new(GrpcControlPlane::try_new(settings).unwrap());
@@ -213,6 +214,7 @@ async fn serve_through_failures(level: Level) -> Run {
             work_dir: work.path().to_owned(),
             provisioning,
             sync: full_sync::LocalOptions::default(),
+            metrics: Metrics::default(),
         },
     ));
     let stop = CancellationToken::new();
@@ -222,7 +224,7 @@ async fn serve_through_failures(level: Level) -> Run {
             Arc::clone(&plane) as _,
             Arc::clone(&registry),
             Arc::new(Health::new()),
-            Arc::default(),
+            Metrics::default(),
             stop.clone(),
         )
     };

@@ -20,6 +20,7 @@ use crate::{
     },
     error::{self, Classify as _, Code, chain},
     handlers::hello::{Announcement, SystemInfo},
+    telemetry::metrics::Metrics,
 };
 
 /// The names of these checks, in order.
@@ -161,6 +162,7 @@ async fn ask_for_token(
         env!("CARGO_PKG_VERSION"),
         timeouts().token,
         Arc::new(SystemClock),
+        Metrics::default(),
     )
     .map_err(|error| Finding::failed(Class::Configuration, chain(&error)))?;
     match endpoint.ask().await {
@@ -220,6 +222,7 @@ async fn say_hello(
         proxy: proxy_rules(source),
         timeouts: timeouts(),
         clock: Arc::new(SystemClock),
+        metrics: Metrics::default(),
     };
     let connector = Arc::new(jumpcloud(config, client.clone()));
     let announcement = Announcement::new(connector, SystemInfo::detect());

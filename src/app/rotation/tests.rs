@@ -115,6 +115,7 @@ impl Scene {
                 log: control,
                 health: Arc::clone(&health),
                 notices,
+                metrics: Metrics::default(),
             },
         };
         let run = rotation.run(shutdown.clone());

@@ -30,6 +30,7 @@ pub use self::{credential::Standing, region::Region};
 use crate::{
     connector::Error,
     http::{self, limiter::Limiter, retry},
+    telemetry::metrics::Metrics,
 };
 
 mod credential;
@@ -211,8 +212,17 @@ impl Client {
         Self::with_policy(settings, retry::Policy::default())
     }
 
+    /// Builds a client whose requests are counted there.
+    pub fn measured(settings: Settings, metrics: Metrics) -> Result<Self, Error> {
+        Self::build(settings, retry::Policy::default(), metrics)
+    }
+
     /// Builds a client with another retry policy than the default one.
     pub fn with_policy(settings: Settings, policy: retry::Policy) -> Result<Self, Error> {
+        Self::build(settings, policy, Metrics::default())
+    }
+
+    fn build(settings: Settings, policy: retry::Policy, metrics: Metrics) -> Result<Self, Error> {
         let invalid = |what: String| Error::Invalid { what };
         for (name, url) in [
             ("base URL", &settings.console_url),
@@ -248,7 +258,8 @@ impl Client {
                 org_id: settings.org_id.as_deref().map(org_header).transpose()?,
                 keyring: Keyring::new(settings.auth),
                 rotation_wait: settings.rotation_wait,
-                limiter: Limiter::new(settings.max_concurrency),
+                limiter: Limiter::measured(settings.max_concurrency, metrics.jumpcloud_limit()),
+                metrics,
                 policy,
                 stats: Mutex::new(BTreeMap::new()),
                 org_refused: AtomicBool::new(false),
@@ -271,6 +282,7 @@ impl Client {
                 keyring: Keyring::new(shared.keyring.current().auth.clone()),
                 rotation_wait: Duration::ZERO,
                 limiter: Limiter::new(shared.limiter.max()),
+                metrics: Metrics::default(),
                 policy,
                 stats: Mutex::new(BTreeMap::new()),
                 org_refused: AtomicBool::new(false),

@@ -27,6 +27,7 @@ use baton_jumpcloud::{
         },
     },
     sim::conductorone::{self, ConductorOneSim, Rpc},
+    telemetry::metrics::Metrics,
 };
 use futures_util::{StreamExt as _, stream};
 use hyper_util::{
@@ -227,6 +228,7 @@ fn plane(credentials: Credentials, ca_pem: &str) -> GrpcControlPlane {
         proxy: control_plane::channel::ProxyRules::default(),
         timeouts: control_plane::Timeouts::default(),
         clock: Arc::new(SystemClock),
+        metrics: Metrics::default(),
     })
     .unwrap()
 }

@@ -15,7 +15,7 @@ use baton_jumpcloud::{
         },
     },
     control_plane::{self, GrpcControlPlane, credentials::Credentials},
-    dispatch::{self, Counters},
+    dispatch,
     error::Code,
     handlers::{self, Registry, full_sync},
     proto::{
@@ -30,6 +30,7 @@ use baton_jumpcloud::{
         conductorone::{self, ConductorOneSim},
         jumpcloud::{self as directory, JumpCloudSim, Shape},
     },
+    telemetry::metrics::Metrics,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -97,6 +98,7 @@ impl Stage {
                 work_dir: work.path().to_owned(),
                 provisioning,
                 sync: full_sync::LocalOptions::default(),
+                metrics: Metrics::default(),
             },
         );
         let plane = GrpcControlPlane::try_new(control_plane::Settings {
@@ -109,6 +111,7 @@ impl Stage {
             proxy: control_plane::channel::ProxyRules::default(),
             timeouts: control_plane::Timeouts::default(),
             clock: Arc::new(SystemClock),
+            metrics: Metrics::default(),
         })
         .unwrap();
         Self {
@@ -120,7 +123,7 @@ impl Stage {
         }
     }
 
-    async fn serve(&self, counters: &Arc<Counters>, stop: &CancellationToken) {
+    async fn serve(&self, metrics: &Metrics, stop: &CancellationToken) {
         dispatch::run(
             dispatch::Settings {
                 concurrency: 4,
@@ -129,7 +132,7 @@ impl Stage {
             Arc::clone(&self.plane) as _,
             Arc::clone(&self.registry),
             Arc::new(Health::new()),
-            Arc::clone(counters),
+            metrics.clone(),
             stop.clone(),
         )
         .await
@@ -500,7 +503,7 @@ async fn every_malformed_task_ends_in_an_error_that_names_the_field() {
     let (subscriber, _control, captured) = super::debug_log();
     let _guard = crate::captured::listen(subscriber);
     let stage = Stage::start().await;
-    let counters = Arc::new(Counters::default());
+    let metrics = Metrics::new();
     let stop = CancellationToken::new();
     let mut wrong = Vec::new();
 
@@ -553,18 +556,23 @@ async fn every_malformed_task_ends_in_an_error_that_names_the_field() {
                 .is_success()
         );
         assert_eq!(
-            counters.read().skipped,
+            metrics.sum(
+                "baton_jumpcloud_tasks_skipped_total",
+                &["reason=\"malformed_id\""]
+            ),
             u64::try_from(bad_ids.len()).unwrap()
         );
         asked.len()
     };
     let asked = tokio::select! {
         asked = story => asked,
-        () = stage.serve(&counters, &stop) => panic!("the daemon ended"),
+        () = stage.serve(&metrics, &stop) => panic!("the daemon ended"),
     };
     assert!(asked >= 40, "only {asked} tasks");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(counters.read().panicked, 0);
+    let finished = "baton_jumpcloud_tasks_finished_total";
+    assert_eq!(metrics.sum(finished, &["outcome=\"panicked\""]), 0);
+    assert!(metrics.sum(finished, &["outcome=\"failed\""]) >= 40);
     let log = captured.text();
     assert!(!log.contains(MARKER), "the log shows a secret");
     assert!(

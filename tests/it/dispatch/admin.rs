@@ -9,6 +9,7 @@ use baton_jumpcloud::{
     clock::ManualClock,
     connector::Connector,
     supervisor::Supervisor,
+    telemetry::metrics::Metrics,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -40,6 +41,7 @@ impl Server {
             health: Arc::clone(&health),
             check: Arc::new(ConnectorCheck::new(port, Supervisor::new())),
             clock: Arc::new(ManualClock::new("2025-03-04T05:06:07.89Z".parse().unwrap())),
+            metrics: Metrics::default(),
         };
         let listener = listen("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -18,7 +18,7 @@ use baton_jumpcloud::{
     },
     control_plane::{ControlPlane, Error, HeartbeatReply, Polled, TaskResult},
     crypto::seal::Plaintext,
-    dispatch::{self, Counters, Settings},
+    dispatch::{self, Settings},
     error::Code,
     handlers::{self, Context, Kind, Outcome, Registry, TaskHandler},
     proto::{
@@ -31,6 +31,7 @@ use baton_jumpcloud::{
     },
     provisioning::{self as changes, Provisioning},
     supervisor::Supervisor,
+    telemetry::metrics::Metrics,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -547,7 +548,7 @@ pub fn provisioning<P: Provisioner>(
 /// A running loop.
 pub struct Rig {
     pub health: Arc<Health>,
-    pub counters: Arc<Counters>,
+    pub metrics: Metrics,
     pub shutdown: CancellationToken,
     run: JoinSet<Result<(), dispatch::Error>>,
     pub work_dir: tempfile::TempDir,
@@ -590,6 +591,7 @@ impl Plan {
         };
         let provisioning = provisioning(&connector, mode, work_dir.path());
         let connector: Arc<dyn Connector> = connector;
+        let metrics = Metrics::new();
         let mut registry = Registry::new(
             &connector,
             Arc::new(SystemClock),
@@ -597,6 +599,7 @@ impl Plan {
                 work_dir: work_dir.path().to_owned(),
                 provisioning,
                 sync: self.sync,
+                metrics: metrics.clone(),
             },
         );
         if let Some(does) = self.does {
@@ -605,7 +608,6 @@ impl Plan {
                 .with(Kind::SyncFull, Arc::new(does));
         }
         let health = Arc::new(Health::new());
-        let counters = Arc::new(Counters::default());
         let shutdown = CancellationToken::new();
         let mut run = JoinSet::new();
         let port: Arc<dyn ControlPlane> = Arc::clone(control) as Arc<dyn ControlPlane>;
@@ -614,12 +616,12 @@ impl Plan {
             port,
             Arc::new(registry),
             Arc::clone(&health),
-            Arc::clone(&counters),
+            metrics.clone(),
             shutdown.clone(),
         ));
         Rig {
             health,
-            counters,
+            metrics,
             shutdown,
             run,
             work_dir,
@@ -628,6 +630,12 @@ impl Plan {
 }
 
 impl Rig {
+    /// A counter of the loop, over all labels.
+    pub fn count(&self, name: &str) -> u64 {
+        self.metrics
+            .sum(&format!("baton_jumpcloud_{name}_total"), &[])
+    }
+
     /// Waits for the loop to end by itself.
     pub async fn end(&mut self) -> Result<(), dispatch::Error> {
         timeout(PATIENCE, self.run.join_next())

@@ -37,6 +37,8 @@ use crate::{
         limiter::{Limiter, Permit},
         retry,
     },
+    notice::Peer,
+    telemetry::metrics::{JumpCloudRequest, Metrics, TokenOutcome},
 };
 
 const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
@@ -66,6 +68,7 @@ pub(super) struct Shared {
     pub(super) rotation_wait: Duration,
     pub(super) limiter: Limiter,
     pub(super) policy: retry::Policy,
+    pub(super) metrics: Metrics,
     pub(super) stats: Mutex<BTreeMap<&'static str, EndpointStats>>,
     /// Set once `/api/users` has refused the organisation header and answered without it.
     pub(super) org_refused: AtomicBool,
@@ -241,10 +244,10 @@ impl Shared {
                 next => self.wait(retries, next, &failed.error, call.template).await,
             };
             if !again {
-                self.count(call.template, |stats| stats.failures += 1);
+                self.failed(call.template);
                 return Err(failed.error);
             }
-            self.count(call.template, |stats| stats.retries += 1);
+            self.retried(call.template);
         }
     }
 
@@ -307,7 +310,7 @@ impl Shared {
         if with_org && let Some(org_id) = &self.org_id {
             request = request.header(ORG_HEADER, org_id.clone());
         }
-        let response = self.send(method, call.template, request).await?;
+        let (response, mut sent) = self.send(method, call.template, request).await?;
         let status = response.status();
         if status.is_success() {
             let headers = response.headers();
@@ -318,7 +321,11 @@ impl Shared {
                 .find_map(|name| text(headers, name).and_then(request_id));
             let body = http::read_body(response, http::MAX_BODY_BYTES)
                 .await
-                .map_err(|error| body_failed(method, call.template, error))?;
+                .map_err(|error| {
+                    sent.broke(Failure::Body.as_str());
+                    body_failed(method, call.template, error)
+                })?;
+            drop(sent);
             permit.succeeded();
             self.keyring.accepted(&credential);
             return Ok(Answer {
@@ -334,11 +341,11 @@ impl Shared {
             || (status == StatusCode::SERVICE_UNAVAILABLE && asked.is_some());
         if throttled {
             permit.throttled(asked.unwrap_or(self.policy.min_delay));
-            self.count(call.template, |stats| stats.throttled += 1);
+            self.throttled(call.template);
         }
         let location = text(response.headers(), &LOCATION).map(str::to_owned);
         let body = http::read_beginning(response, MAX_ERROR_BODY_BYTES).await;
-        drop(permit);
+        drop((permit, sent));
         let passwords = decode::passwords(call.body.as_deref().unwrap_or_default());
         let mut secrets = credential.secrets(&proof);
         secrets.extend(passwords.iter().map(SecretString::expose_secret));
@@ -393,12 +400,19 @@ impl Shared {
         method: &'static str,
         template: &'static str,
         request: RequestBuilder,
-    ) -> Result<reqwest::Response, Failed> {
+    ) -> Result<(reqwest::Response, JumpCloudRequest), Failed> {
         self.count(template, |stats| stats.calls += 1);
-        request
-            .send()
-            .await
-            .map_err(|error| transport(method, template, error))
+        let mut sent = self.metrics.jumpcloud_request(template, method);
+        match request.send().await {
+            Ok(response) => {
+                sent.answered(response.status().as_u16());
+                Ok((response, sent))
+            }
+            Err(error) => {
+                sent.broke(Failure::of(&error).as_str());
+                Err(transport(method, template, error))
+            }
+        }
     }
 
     fn unauthenticated(&self, credential: &Credential, call: &Call, message: &str) -> Error {
@@ -478,7 +492,18 @@ impl Shared {
     ) -> Result<Token, Error> {
         let mut retries = self.policy.start();
         loop {
-            let failed = match self.token_attempt(token_url, client_secret, basic).await {
+            let attempt = self.token_attempt(token_url, client_secret, basic).await;
+            self.metrics.token_requested(
+                Peer::JumpCloud,
+                match &attempt {
+                    Ok(_) => TokenOutcome::Granted,
+                    Err(failed) if matches!(failed.error, Error::Unauthenticated { .. }) => {
+                        TokenOutcome::Rejected
+                    }
+                    Err(_) => TokenOutcome::Failed,
+                },
+            );
+            let failed = match attempt {
                 Ok(token) => return Ok(token),
                 Err(failed) => failed,
             };
@@ -491,10 +516,10 @@ impl Shared {
                     .wait(&mut retries, &failed.next, &failed.error, TOKEN_ENDPOINT)
                     .await;
             if !again {
-                self.count(TOKEN_ENDPOINT, |stats| stats.failures += 1);
+                self.failed(TOKEN_ENDPOINT);
                 return Err(failed.error);
             }
-            self.count(TOKEN_ENDPOINT, |stats| stats.retries += 1);
+            self.retried(TOKEN_ENDPOINT);
             // The token endpoint is another host than the API, so its throttle does not stop the others.
             if let Some(pause) = asked {
                 sleep(pause).await;
@@ -514,12 +539,15 @@ impl Shared {
             .header(ACCEPT, "application/json")
             .header(reqwest::header::AUTHORIZATION, basic.clone())
             .form(&[("grant_type", "client_credentials"), ("scope", "api")]);
-        let response = self.send("POST", TOKEN_ENDPOINT, request).await?;
+        let (response, mut sent) = self.send("POST", TOKEN_ENDPOINT, request).await?;
         let status = response.status();
         if status.is_success() {
             let body = http::read_body(response, MAX_TOKEN_BODY_BYTES)
                 .await
-                .map_err(|error| body_failed("POST", TOKEN_ENDPOINT, error))?;
+                .map_err(|error| {
+                    sent.broke(Failure::Body.as_str());
+                    body_failed("POST", TOKEN_ENDPOINT, error)
+                })?;
             return credential::read_token(&body, Instant::now()).map_err(|problem| Failed {
                 next: if problem.garbled {
                     Next::BackoffBriefly
@@ -531,7 +559,7 @@ impl Shared {
         }
         let asked = retry::retry_after(response.headers(), SystemClock.now());
         if status == StatusCode::TOO_MANY_REQUESTS {
-            self.count(TOKEN_ENDPOINT, |stats| stats.throttled += 1);
+            self.throttled(TOKEN_ENDPOINT);
         }
         let location = text(response.headers(), &LOCATION).map(str::to_owned);
         let body = http::read_beginning(response, MAX_ERROR_BODY_BYTES).await;
@@ -573,6 +601,21 @@ impl Shared {
 
     pub(super) fn org_is_refused(&self) -> bool {
         self.org_refused.load(Ordering::Relaxed)
+    }
+
+    fn retried(&self, template: &'static str) {
+        self.metrics.jumpcloud_retried(template);
+        self.count(template, |stats| stats.retries += 1);
+    }
+
+    fn failed(&self, template: &'static str) {
+        self.metrics.jumpcloud_failed(template);
+        self.count(template, |stats| stats.failures += 1);
+    }
+
+    fn throttled(&self, template: &'static str) {
+        self.metrics.jumpcloud_throttled();
+        self.count(template, |stats| stats.throttled += 1);
     }
 
     fn count(&self, template: &'static str, change: impl FnOnce(&mut EndpointStats)) {
