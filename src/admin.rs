@@ -1,7 +1,8 @@
-//! The admin HTTP server: health for orchestrators and for people, read-only, on one port.
+//! The admin HTTP server: health for orchestrators and for people, numbers, and the log level, on one port.
 //!
-//! Owns the listener and its connections. Never changes anything and never shows a secret. Invariants: at most 64
-//! connections are served at once; each is closed after one answer, and after 45 s at the latest.
+//! Owns the listener and its connections. Never shows a secret, and changes nothing but the log level, for a while and for
+//! callers on this machine. Invariants: at most 64 connections are served at once; each is closed after one answer, and
+//! after 45 s at the latest.
 //!
 //! | Path | 200 | 503 |
 //! |---|---|---|
@@ -10,6 +11,7 @@
 //! | `/startupz` | the worker loop has begun, connected or not | it has not |
 //! | `/health` | the directory accepts the connector's credentials | it does not, or cannot be reached |
 //! | `/metrics` | all numbers, in the text format of Prometheus | never |
+//! | `/log-level` | the level that is logged; `PUT` changes it for a while, see [`log_level`] | never |
 //!
 //! The paths without `z` are those of the product, with its bodies: JSON with `status`, `timestamp` and `details`.
 //! Only `/health` asks a peer, so only `/health` must not be used as a liveness probe.
@@ -17,7 +19,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::State,
     http::{StatusCode, header},
@@ -40,10 +42,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    telemetry::metrics::{self, Metrics},
+    telemetry::{
+        level::LevelSwitch,
+        metrics::{self, Metrics},
+    },
 };
 
 pub mod health;
+mod log_level;
 
 use self::health::{ConnectorCheck, Health};
 
@@ -100,6 +106,8 @@ pub struct Admin {
     pub clock: Arc<dyn Clock>,
     /// The numbers behind `/metrics`.
     pub metrics: Metrics,
+    /// The log level behind `/log-level`.
+    pub level: Arc<LevelSwitch>,
 }
 
 /// Serves until `stop` is cancelled, then closes within 5 s.
@@ -117,8 +125,8 @@ pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken)
             accepted = accept(&listener, &slots) => accepted,
         };
         match accepted {
-            Ok((stream, _peer, slot)) => {
-                let router = router.clone();
+            Ok((stream, peer, slot)) => {
+                let router = router.clone().layer(Extension(peer));
                 connections.spawn(async move {
                     serve_connection(stream, router).await;
                     drop(slot);
@@ -175,6 +183,7 @@ fn router(admin: Admin) -> Router {
         .route("/startupz", get(started))
         .route("/health", get(healthy))
         .route("/metrics", get(numbers))
+        .route("/log-level", get(log_level::show).put(log_level::change))
         .with_state(admin)
 }
 

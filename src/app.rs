@@ -28,6 +28,7 @@ use crate::{
     syncer::{self, NoProgress, Progress, Report, SyncRequest},
     telemetry::{
         LogControl,
+        level::LevelSwitch,
         metrics::Metrics,
         progress::{Bars, LogLines},
     },
@@ -241,6 +242,7 @@ pub async fn serve(
     );
     let connector: Arc<dyn Connector> = connector;
     let health = Arc::new(health::Health::new());
+    let level = watch_level(config, log, &supervisor);
     let work_over = CancellationToken::new();
     if let Some(address) = &config.health {
         let listener = admin::listen(&address.host, address.port)
@@ -258,6 +260,7 @@ pub async fn serve(
             )),
             clock: Arc::clone(&clock) as _,
             metrics: metrics.clone(),
+            level: Arc::clone(&level),
         };
         supervisor.spawn("admin", admin::serve(listener, shown, work_over.clone()));
     }
@@ -347,6 +350,32 @@ pub async fn serve(
             Ok(())
         }
     }
+}
+
+/// What changes the log level for a while, and puts it back.
+fn watch_level(config: &Config, log: &LogControl, supervisor: &Supervisor) -> Arc<LevelSwitch> {
+    let clock = SystemClock;
+    let level = Arc::new(LevelSwitch::new(
+        log.clone(),
+        config.log.level,
+        Arc::new(clock),
+    ));
+    let left = config
+        .debug_until
+        .and_then(|until| Duration::try_from(until.duration_since(clock.now())).ok());
+    if let Some(left) = left {
+        level.set(config::Level::Debug, left);
+    }
+    let shutdown = supervisor.shutdown_token();
+    let kept = Arc::clone(&level);
+    supervisor.spawn("the log level", async move {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = kept.keep() => {}
+        }
+    });
+    level
 }
 
 /// The proxy for ConductorOne, by the variables that every program obeys; lower case goes first, as in curl.

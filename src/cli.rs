@@ -15,14 +15,16 @@ use clap::{
 
 use crate::{
     config::{
-        self, Config, Flags, HealthAddress, Source,
+        self, Config, Flags, HealthAddress, Level, Source,
         settings::{self, Kind, SETTINGS, Setting, VARIABLES},
     },
     error::Code,
+    telemetry::level,
 };
 
 mod documentation;
 mod health_check;
+mod log_level;
 mod probe;
 mod protojson;
 mod schema;
@@ -30,6 +32,7 @@ mod schema;
 pub use self::{
     documentation::{BEGIN_MARKER, END_MARKER, configuration_table},
     health_check::health_check,
+    log_level::log_level,
     probe::{Probe, probe_json, probe_text, probe_verdict},
     schema::{answer_json, capabilities_json, config_schema_json},
 };
@@ -48,6 +51,8 @@ pub enum Command {
     HealthCheck(HealthCheck),
     /// Check whether the configuration works.
     Probe(Probe),
+    /// Show or change the log level of a running daemon.
+    LogLevel(LogLevel),
     /// Print the settings that ConductorOne shows ([`config_schema_json`]).
     ConfigSchema,
     /// Print what the connector can do ([`capabilities_json`]).
@@ -73,6 +78,17 @@ pub struct HealthCheck {
     pub timeout: Duration,
 }
 
+/// What is asked of a running daemon about its log level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLevel {
+    /// Where the daemon listens.
+    pub address: HealthAddress,
+    /// The level to log at; `None` only asks.
+    pub level: Option<Level>,
+    /// For how long.
+    pub lasts: Duration,
+}
+
 /// Why a command cannot run, or failed. The text is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -96,6 +112,14 @@ pub enum CliError {
         /// The code that the official connectors end with.
         code: Code,
     },
+    /// The daemon did not change its log level, or did not say it.
+    #[error("log-level failed: {message}")]
+    LogLevel {
+        /// What happened.
+        message: String,
+        /// The code to end with.
+        code: Code,
+    },
     /// A message cannot be written as JSON.
     #[error("cannot write JSON: {message}")]
     Render {
@@ -111,7 +135,7 @@ impl CliError {
             Self::Usage { service: true, .. } => config::EXIT_BAD_CONFIGURATION,
             Self::Usage { service: false, .. } => number(Code::InvalidArgument),
             Self::Config(error) => error.exit_code(),
-            Self::Health { code, .. } => number(*code),
+            Self::Health { code, .. } | Self::LogLevel { code, .. } => number(*code),
             Self::Render { .. } => number(Code::Internal),
         }
     }
@@ -158,6 +182,7 @@ where
         "docs" => Command::Docs,
         "health-check" => Command::HealthCheck(health_check_of(matches, source)?),
         "probe" => Command::Probe(probe::of(matches, source)?),
+        "log-level" => Command::LogLevel(log_level_of(matches, source)?),
         "check-config" => Command::CheckConfig(Box::new(config::resolve(&flags(matches), source)?)),
         _ => {
             let config = Box::new(config::resolve(&flags(matches), source)?);
@@ -211,6 +236,23 @@ pub fn definition() -> Definition {
                 ),
         )
         .subcommand(probe::definition())
+        .subcommand(
+            Definition::new("log-level")
+                .about("Show the log level of a running daemon, or change it for a while, without a restart.")
+                .arg(
+                    Arg::new("level")
+                        .value_name("LEVEL")
+                        .help("debug, info, warn or error; without it the level is only shown."),
+                )
+                .arg(
+                    Arg::new("for")
+                        .long("for")
+                        .value_name("DURATION")
+                        .default_value("15m")
+                        .allow_hyphen_values(true)
+                        .help("How long, 1s to 24h; then the configured level counts again."),
+                ),
+        )
         .subcommand(
             Definition::new("check-config")
                 .about("Resolve and check the configuration, print it without secrets, and start nothing."),
@@ -334,6 +376,28 @@ fn usage(message: &str) -> CliError {
         message: message.to_owned(),
         service: false,
     }
+fn log_level_of(matches: &ArgMatches, source: &dyn Source) -> Result<LogLevel, CliError> {
+    let usage = |message: &str| CliError::Usage {
+        message: message.to_owned(),
+        service: false,
+    };
+    let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
+    let level = match text("level") {
+        None => None,
+        Some(name) => Some(
+            Level::from_name(name)
+                .ok_or_else(|| usage("the level is none of debug, info, warn, error"))?,
+        ),
+    };
+    let lasts = humantime::parse_duration(text("for").unwrap_or_default())
+        .ok()
+        .filter(|lasts| (Duration::from_secs(1)..=level::MAX).contains(lasts))
+        .ok_or_else(|| usage("--for is no length of time from 1s to 24h, such as 15m"))?;
+    Ok(LogLevel {
+        address: config::health_address(&flags(matches), source)?,
+        level,
+        lasts,
+    })
 }
 
 /// Whether the daemon was meant by a command line that cannot be understood.
@@ -397,6 +461,9 @@ fn known_flag(text: &str) -> Option<String> {
     settings::find(name)
         .map(|setting| setting.name)
         .or_else(|| {
+            ["endpoint", "timeout", "for"]
+}
+
             ["endpoint", "timeout", "online", "json"]
                 .into_iter()
                 .find(|own| *own == name)
@@ -417,6 +484,7 @@ fn unknown(given: &str) -> String {
                 "config",
                 "capabilities",
                 "health-check",
+                "log-level",
                 "check-config",
                 "probe",
                 "version",

@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+use jiff::Timestamp;
 use secrecy::SecretString;
 use url::Url;
 
@@ -67,6 +68,11 @@ pub struct Config {
     pub kubernetes: Kubernetes,
     /// How to log.
     pub log: Log,
+    /// Where traces go; absent unless asked for.
+    #[cfg(feature = "otlp")]
+    pub traces: Option<Traces>,
+    /// Until when everything is logged, whatever [`Log::level`] says.
+    pub debug_until: Option<Timestamp>,
     /// The file that a one-shot run writes.
     pub file: PathBuf,
     /// What the operator should know about settings without effect; to be logged once, at start.
@@ -266,6 +272,16 @@ pub struct Pod {
     pub namespace: Option<String>,
     /// Its UID.
     pub uid: Option<String>,
+}
+
+/// Where traces go.
+#[cfg(feature = "otlp")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    /// `https://host:port`, or http where TLS is switched off.
+    pub endpoint: Url,
+    /// PEM certificates trusted instead of the system's.
+    pub ca_pem: Option<Vec<u8>>,
 }
 
 /// How to log.

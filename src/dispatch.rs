@@ -22,6 +22,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::{
     control_plane::{self, ControlPlane, Polled},
@@ -33,7 +34,10 @@ use crate::{
         health::{Fault, Health},
         lock,
     },
-    telemetry::metrics::{Metrics, Skipped},
+    telemetry::{
+        metrics::{Metrics, Skipped},
+        spans,
+    },
 };
 
 pub mod heartbeat;
@@ -615,12 +619,14 @@ impl Dispatcher {
             shared: Arc::clone(&self.shared),
             slots: Arc::clone(&self.slots),
         };
-        self.tasks.spawn(async move {
+        let span = spans::task(&job.task.id, kind.name());
+        let work = async move {
             // The claim is given up before the slot, so that a free slot never meets a stale claim.
             let slot = job.run(slot).await;
             drop(claim);
             drop(slot);
-        });
+        };
+        self.tasks.spawn(work.instrument(span));
     }
 
     /// Lets running tasks end, then stops them, then ends whatever is left.

@@ -5,8 +5,8 @@ use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 use baton_jumpcloud::{
     app,
     cli::{self, Command, Probe},
-    clock::SystemClock,
-    config::{Config, Log, Operation, SystemSource},
+    clock::{Clock as _, SystemClock},
+    config::{Config, Level, Log, Operation, SystemSource},
     connector::jumpcloud,
     telemetry::{self, LogControl},
 };
@@ -57,11 +57,11 @@ fn main() -> ExitCode {
 fn run() -> Result<(), End> {
     match cli::parse(std::env::args_os(), &SystemSource)? {
         Command::Run(config) => {
-            let log = start(&config)?;
+            let (log, _traces) = start(&config)?;
             block_on(app::serve(&config, Arc::new(SystemSource), &log))?.map_err(End::from)
         }
         Command::OneShot(config) => {
-            let log = start(&config)?;
+            let (log, _traces) = start(&config)?;
             if config.operation == Operation::Sync {
                 return block_on(app::sync_once(&config, &log))?.map_err(End::from);
             }
@@ -69,6 +69,7 @@ fn run() -> Result<(), End> {
             print(&cli::answer_json(&answer)?)
         }
         Command::HealthCheck(check) => Ok(block_on(cli::health_check(&check))??),
+        Command::LogLevel(wanted) => print(&block_on(cli::log_level(&wanted))??),
         Command::Probe(probe) => run_probe(&probe),
         Command::ConfigSchema => print(&cli::config_schema_json()?),
         Command::Capabilities => print(&cli::capabilities_json(
@@ -81,13 +82,56 @@ fn run() -> Result<(), End> {
     }
 }
 
-/// Starts logging and the one TLS provider; says what the operator should know about the configuration.
-fn start(config: &Config) -> Result<LogControl, End> {
-    let log = begin_logs(&config.log, config)?;
+/// Starts logging, and traces if they are wanted; says what the operator should know about the configuration.
+fn start(config: &Config) -> Result<(LogControl, Traces), End> {
+    let (log, traces) = tell(config).map_err(|error| End {
+        message: baton_jumpcloud::error::chain(&error),
+        code: 1,
+    })?;
+    if config
+        .debug_until
+        .is_some_and(|until| SystemClock.now() < until)
+    {
+        log.set_level(Level::Debug);
+    }
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
-    Ok(log)
+    Ok((log, traces))
+}
+
+/// Sends the last traces when it is dropped.
+#[derive(Default)]
+struct Traces {
+    #[cfg(feature = "otlp")]
+    exporter: Option<telemetry::otlp::Exporter>,
+}
+
+#[cfg(feature = "otlp")]
+impl Drop for Traces {
+    fn drop(&mut self) {
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish();
+        }
+    }
+}
+
+/// Starts logs, and traces where they are asked for.
+fn tell(config: &Config) -> Result<(LogControl, Traces), telemetry::Error> {
+    let (secrets, clock) = (config.secrets(), Arc::new(SystemClock));
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = &config.traces {
+        install_tls();
+        let exporter = telemetry::otlp::Exporter::start(traces)?;
+        let log = telemetry::init_with_traces(&config.log, &secrets, clock, &exporter)?;
+        return Ok((
+            log,
+            Traces {
+                exporter: Some(exporter),
+            },
+        ));
+    }
+    telemetry::init(&config.log, &secrets, clock).map(|log| (log, Traces::default()))
 }
 
 fn begin_logs(log: &Log, config: &Config) -> Result<LogControl, End> {
@@ -122,10 +166,14 @@ fn run_probe(probe: &Probe) -> Result<(), End> {
     }
 }
 
-/// Two workers serve the network; SQLite and compression have threads of their own.
-fn block_on<F: Future>(future: F) -> Result<F::Output, End> {
+fn install_tls() {
     // Fails only when a provider is installed already, which is as good.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+}
+
+/// Two workers serve the network; SQLite and compression have threads of their own.
+fn block_on<F: Future>(future: F) -> Result<F::Output, End> {
+    install_tls();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

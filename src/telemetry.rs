@@ -39,9 +39,13 @@ use crate::{
     error::{Class, Classify, Code},
 };
 
+pub mod level;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod progress;
 pub mod redact;
+pub mod spans;
 
 /// Crates that talk a lot about every connection.
 const NOISY: [&str; 9] = [
@@ -69,6 +73,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Traces cannot be exported.
+    #[cfg(feature = "otlp")]
+    #[error("--otel-collector-endpoint (BATON_OTEL_COLLECTOR_ENDPOINT): {problem}")]
+    Traces {
+        /// What is wrong.
+        problem: String,
+    },
     /// Another part of the process has installed a subscriber already.
     #[error("logging was started twice")]
     Installed,
@@ -82,6 +93,8 @@ impl Classify for Error {
     fn code(&self) -> Code {
         match self {
             Self::Open { .. } => Code::InvalidArgument,
+            #[cfg(feature = "otlp")]
+            Self::Traces { .. } => Code::InvalidArgument,
             Self::Installed => Code::Internal,
         }
     }
@@ -138,8 +151,24 @@ pub fn init(
     clock: Arc<dyn Clock>,
 ) -> Result<LogControl, Error> {
     let outputs = outputs(&log.paths)?;
-    let (subscriber, control) = subscriber(log, secrets, clock, outputs);
-    subscriber.try_init().map_err(|_error| Error::Installed)?;
+    let (logs, control) = logs(log, secrets, clock, outputs);
+    logs.try_init().map_err(|_error| Error::Installed)?;
+    Ok(control)
+}
+
+/// As [`init`], and traces go to a collector.
+#[cfg(feature = "otlp")]
+pub fn init_with_traces(
+    log: &Log,
+    secrets: &[SecretString],
+    clock: Arc<dyn Clock>,
+    exporter: &otlp::Exporter,
+) -> Result<LogControl, Error> {
+    let outputs = outputs(&log.paths)?;
+    let (logs, control) = logs(log, secrets, clock, outputs);
+    logs.with(exporter.layer())
+        .try_init()
+        .map_err(|_error| Error::Installed)?;
     Ok(control)
 }
 
@@ -150,13 +179,13 @@ pub fn capture(
     clock: Arc<dyn Clock>,
 ) -> (impl Subscriber + Send + Sync + use<>, LogControl, Captured) {
     let captured = Captured::default();
-    let (subscriber, control) = subscriber(
+    let (logs, control) = logs(
         log,
         secrets,
         clock,
         vec![Output::Captured(captured.clone())],
     );
-    (subscriber, control, captured)
+    (logs, control, captured)
 }
 
 /// What [`capture`] wrote so far.
@@ -192,12 +221,16 @@ fn outputs(paths: &[PathBuf]) -> Result<Vec<Output>, Error> {
         .collect()
 }
 
-fn subscriber(
+/// The logs alone; the filter is theirs only, so that traces do not depend on the level.
+fn logs(
     log: &Log,
     secrets: &[SecretString],
     clock: Arc<dyn Clock>,
     outputs: Vec<Output>,
-) -> (impl Subscriber + Send + Sync + use<>, LogControl) {
+) -> (
+    impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync + use<>,
+    LogControl,
+) {
     let (filter, handle) = reload::Layer::new(targets(log.level));
     let redactor = Arc::new(Redactor::new(secrets));
     let bars = Arc::new(ArcSwapOption::empty());
@@ -214,7 +247,7 @@ fn subscriber(
         outputs,
         bars,
     };
-    (Registry::default().with(filter).with(lines), control)
+    (Registry::default().with(lines.with_filter(filter)), control)
 }
 
 fn targets(level: Level) -> Targets {

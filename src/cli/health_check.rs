@@ -1,4 +1,4 @@
-//! The command `health-check`: one plain HTTP request to a daemon on this machine.
+//! The command `health-check`, and the way to a daemon on this machine: one plain HTTP request.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{CliError, HealthCheck};
-use crate::error::Code;
+use crate::{config::HealthAddress, error::Code};
 
 /// The status line is all that counts, so no more is read.
 const HEAD: u64 = 4096;
@@ -44,26 +44,7 @@ async fn ask(check: &HealthCheck) -> Result<u16, CliError> {
     let unavailable = |error: std::io::Error| {
         failure(Code::Unavailable, format!("cannot reach {check}: {error}"))
     };
-    let host = match check.address.host.parse::<IpAddr>() {
-        // A daemon that listens everywhere is reached over loopback.
-        Ok(IpAddr::V4(address)) if address.is_unspecified() => "127.0.0.1".to_owned(),
-        Ok(IpAddr::V6(address)) if address.is_unspecified() => "::1".to_owned(),
-        _ => check.address.host.clone(),
-    };
-    let mut stream = TcpStream::connect((host.as_str(), check.address.port))
-        .await
-        .map_err(unavailable)?;
-    let bracketed = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host
-    };
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {bracketed}:{}\r\nConnection: close\r\n\r\n",
-        check.path, check.address.port
-    );
-    stream
-        .write_all(request.as_bytes())
+    let stream = send("GET", &check.address, check.path)
         .await
         .map_err(unavailable)?;
     // The first line is enough; a daemon that keeps the connection open must not be waited for.
@@ -81,8 +62,34 @@ async fn ask(check: &HealthCheck) -> Result<u16, CliError> {
     })
 }
 
+/// Connects to the daemon and sends a request without a body; the answer can be read from the stream.
+pub(super) async fn send(
+    method: &str,
+    address: &HealthAddress,
+    target: &str,
+) -> std::io::Result<TcpStream> {
+    let host = match address.host.parse::<IpAddr>() {
+        // A daemon that listens everywhere is reached over loopback.
+        Ok(IpAddr::V4(address)) if address.is_unspecified() => "127.0.0.1".to_owned(),
+        Ok(IpAddr::V6(address)) if address.is_unspecified() => "::1".to_owned(),
+        _ => address.host.clone(),
+    };
+    let mut stream = TcpStream::connect((host.as_str(), address.port)).await?;
+    let bracketed = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host
+    };
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {bracketed}:{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        address.port
+    );
+    stream.write_all(request.as_bytes()).await?;
+    Ok(stream)
+}
+
 /// The status of an answer, from its first line.
-fn status(head: &[u8]) -> Option<u16> {
+pub(super) fn status(head: &[u8]) -> Option<u16> {
     let line = head.split(|byte| *byte == b'\r' || *byte == b'\n').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     words.next()?.strip_prefix("HTTP/1.")?;
@@ -101,7 +108,6 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::config::HealthAddress;
 
     async fn answered(answer: Option<&'static str>) -> Result<(), CliError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

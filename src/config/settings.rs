@@ -134,6 +134,7 @@ const CHANGE: &str = "One change (one-shot run)";
 const RESOURCES: &str = "Network and files";
 const HEALTH: &str = "Health";
 const LOGS: &str = "Logs";
+const TRACES: &str = "Traces (builds with the feature otlp)";
 const KUBERNETES: &str = "Kubernetes";
 const COMPATIBILITY: &str = "Accepted for compatibility";
 
@@ -145,8 +146,12 @@ const IN_KUBERNETES: Treatment = if cfg!(feature = "kubernetes") {
         "this build has no part for Kubernetes; use one with the feature kubernetes, or remove the setting",
     )
 };
-const OTEL: Treatment =
-    Treatment::Ignored("export to an OpenTelemetry collector is not part of this version");
+#[cfg(feature = "otlp")]
+const OTEL: Treatment = Treatment::Used;
+#[cfg(not(feature = "otlp"))]
+const OTEL: Treatment = Treatment::Ignored(
+    "this build cannot export to an OpenTelemetry collector; use one with the feature otlp",
+);
 const EXTERNAL: Treatment = Treatment::Refused(
     "this connector matches nothing against resources of another file, so the result would not be what was asked for; \
      remove the setting",
@@ -408,7 +413,7 @@ pub const SETTINGS: &[Setting] = &[
         "health-check",
         Kind::Switch,
         HEALTH,
-        "Serve /health, /ready and /live over plain HTTP in service mode.",
+        "Serve /health, /ready, /live, /metrics and /log-level over plain HTTP in service mode.",
     )
     .default("false")
     .treated(Treatment::ServiceOnly),
@@ -501,12 +506,59 @@ pub const SETTINGS: &[Setting] = &[
     Setting::new(
         "log-level-debug-expires-at",
         Kind::Text,
-        COMPATIBILITY,
-        "No effect: used by the hosted runtime only.",
+        LOGS,
+        "Log at level debug until this time (RFC 3339), then at log-level, or info where that is debug.",
+    ),
+    Setting::new(
+        "otel-collector-endpoint",
+        Kind::Text,
+        TRACES,
+        "host:port of an OpenTelemetry collector that takes traces over gRPC. Logs are not exported.",
     )
-    .treated(Treatment::Ignored(
-        "it is meant for the hosted runtime; here the level stays as configured",
-    )),
+    .treated(OTEL),
+    Setting::new(
+        "otel-collector-endpoint-tls-cert-path",
+        Kind::Path,
+        TRACES,
+        "PEM file of the certificate authorities of the collector, instead of those of the system.",
+    )
+    .hidden()
+    .treated(OTEL),
+    Setting::new(
+        "otel-collector-endpoint-tls-cert",
+        Kind::Secret,
+        TRACES,
+        "The certificate authorities of the collector, as base64url of PEM.",
+    )
+    .hidden()
+    .treated(OTEL),
+    Setting::new(
+        "otel-collector-endpoint-tls-insecure",
+        Kind::Switch,
+        TRACES,
+        "Talk to the collector without TLS.",
+    )
+    .default("false")
+    .hidden()
+    .treated(OTEL),
+    Setting::new(
+        "otel-tracing-disabled",
+        Kind::Switch,
+        TRACES,
+        "Export no traces.",
+    )
+    .default("false")
+    .hidden()
+    .treated(OTEL),
+    Setting::new(
+        "otel-logging-disabled",
+        Kind::Switch,
+        TRACES,
+        "Export no logs, which are never exported.",
+    )
+    .default("false")
+    .hidden()
+    .treated(OTEL),
     Setting::new(
         "ticketing",
         Kind::Switch,
@@ -553,56 +605,6 @@ pub const SETTINGS: &[Setting] = &[
     .treated(Treatment::Ignored(
         "the Windows event log is not written; use log-path",
     )),
-    Setting::new(
-        "otel-collector-endpoint",
-        Kind::Text,
-        COMPATIBILITY,
-        "No effect: this version exports nothing to an OpenTelemetry collector.",
-    )
-    .treated(OTEL),
-    Setting::new(
-        "otel-collector-endpoint-tls-cert-path",
-        Kind::Path,
-        COMPATIBILITY,
-        "No effect, as otel-collector-endpoint.",
-    )
-    .hidden()
-    .treated(OTEL),
-    Setting::new(
-        "otel-collector-endpoint-tls-cert",
-        Kind::Secret,
-        COMPATIBILITY,
-        "No effect, as otel-collector-endpoint.",
-    )
-    .hidden()
-    .treated(OTEL),
-    Setting::new(
-        "otel-collector-endpoint-tls-insecure",
-        Kind::Switch,
-        COMPATIBILITY,
-        "No effect, as otel-collector-endpoint.",
-    )
-    .default("false")
-    .hidden()
-    .treated(OTEL),
-    Setting::new(
-        "otel-tracing-disabled",
-        Kind::Switch,
-        COMPATIBILITY,
-        "No effect, as otel-collector-endpoint.",
-    )
-    .default("false")
-    .hidden()
-    .treated(OTEL),
-    Setting::new(
-        "otel-logging-disabled",
-        Kind::Switch,
-        COMPATIBILITY,
-        "No effect, as otel-collector-endpoint.",
-    )
-    .default("false")
-    .hidden()
-    .treated(OTEL),
     Setting::new(
         "external-resource-c1z",
         Kind::Path,

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
 use url::{Host, Url};
@@ -111,7 +112,7 @@ impl Resolver<'_> {
         };
         let provisioning = self.provisioning(operation.is_change());
         let work_dir = self.work_dir();
-        let extra_ca_pem = self.extra_ca();
+        let extra_ca_pem = self.certificates("ca-file");
         let shutdown_grace = self.duration(
             "shutdown-grace",
             Duration::from_secs(1)..=Duration::from_hours(1),
@@ -126,7 +127,14 @@ impl Resolver<'_> {
             enabled.then_some(address)
         };
         let kubernetes = self.kubernetes(service);
-        let log = self.log();
+        let mut log = self.log();
+        #[cfg(feature = "otlp")]
+        let traces = self.traces();
+        let debug_until = self.debug_until();
+        if debug_until.is_some() && log.level == Level::Debug {
+            // Debugging that ends has to end somewhere; the SDK goes back to this level, too.
+            log.level = Level::Info;
+        }
         let file = self.path("file").unwrap_or_default();
         if file.as_os_str().is_empty() {
             self.problem("file", "is empty; give the path of the file to write");
@@ -148,6 +156,9 @@ impl Resolver<'_> {
             health,
             kubernetes,
             log,
+            #[cfg(feature = "otlp")]
+            traces,
+            debug_until,
             file,
             notices: Vec::new(),
             resolved: BTreeMap::new(),
@@ -581,26 +592,22 @@ impl Resolver<'_> {
         path
     }
 
-    fn extra_ca(&mut self) -> Option<Vec<u8>> {
-        let path = self.path("ca-file")?;
+    /// The PEM certificates in the file that a setting names.
+    fn certificates(&mut self, name: &'static str) -> Option<Vec<u8>> {
+        let path = self.path(name)?;
         let content = match self.source.read(&path, CA_LIMIT) {
             Ok(content) => content,
             Err(error) => {
                 let text = format!("cannot read {}: {error}", secret::shown(&path));
-                self.problem("ca-file", text);
+                self.problem(name, text);
                 return None;
             }
         };
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
-        let problem = match certificates {
-            Ok(certificates) if certificates.is_empty() => {
-                "holds no certificate; expected one or more blocks of BEGIN CERTIFICATE"
-            }
-            Ok(_) => return Some(content),
-            Err(_) => "is no valid PEM file of certificates",
+        let Some(problem) = certificate_problem(&content) else {
+            return Some(content);
         };
         let text = format!("{} {problem}", secret::shown(&path));
-        self.problem("ca-file", text);
+        self.problem(name, text);
         None
     }
 
@@ -751,6 +758,92 @@ impl Resolver<'_> {
             format,
             paths,
         }
+    }
+
+    /// The rules of the official connectors, and one more: switching tracing off alone is enough to switch it off.
+    #[cfg(feature = "otlp")]
+    fn traces(&mut self) -> Option<super::Traces> {
+        const NAME: &str = "otel-collector-endpoint";
+        let insecure = self.switch("otel-collector-endpoint-tls-insecure");
+        let disabled = self.switch("otel-tracing-disabled");
+        // Nothing to switch off: logs are not exported.
+        self.switch("otel-logging-disabled");
+        let ca_pem = self.collector_ca();
+        let text = self.text(NAME)?;
+        let scheme = if insecure { "http" } else { "https" };
+        let endpoint = if text.contains("://") {
+            Url::parse(&text)
+        } else {
+            Url::parse(&format!("{scheme}://{text}"))
+        };
+        let fits = |url: &Url| {
+            url.scheme() == scheme
+                && url.host().is_some()
+                && url.path().trim_matches('/').is_empty()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+                && url.fragment().is_none()
+        };
+        let Some(endpoint) = endpoint.ok().filter(fits) else {
+            let problem = format!(
+                "is {}, where host:port of a gRPC collector is expected, such as collector:4317; without TLS it needs \
+                 otel-collector-endpoint-tls-insecure",
+                shape(&text)
+            );
+            self.problem(NAME, problem);
+            return None;
+        };
+        (!disabled).then_some(super::Traces { endpoint, ca_pem })
+    }
+
+    /// The certificates for the collector, from a file or from base64url of PEM, as in the SDK.
+    #[cfg(feature = "otlp")]
+    fn collector_ca(&mut self) -> Option<Vec<u8>> {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+        const GIVEN: &str = "otel-collector-endpoint-tls-cert";
+        let given = match self.values.get(GIVEN) {
+            Some((Raw::Text(text), _)) if !text.is_empty() => Some(text.trim().to_owned()),
+            _ => None,
+        };
+        let file = self.certificates("otel-collector-endpoint-tls-cert-path");
+        let Some(given) = given else {
+            return file;
+        };
+        if file.is_some() {
+            self.problem(
+                GIVEN,
+                "is given together with its -path; keep one of the two",
+            );
+            return None;
+        }
+        let pem = if given.starts_with("-----BEGIN") {
+            given.into_bytes()
+        } else {
+            URL_SAFE_NO_PAD
+                .decode(given.trim_end_matches('='))
+                .unwrap_or_default()
+        };
+        if let Some(problem) = certificate_problem(&pem) {
+            self.problem(GIVEN, format!("{problem}; give PEM as base64url"));
+            return None;
+        }
+        Some(pem)
+    }
+
+    fn debug_until(&mut self) -> Option<Timestamp> {
+        const NAME: &str = "log-level-debug-expires-at";
+        let text = self.text(NAME)?;
+        let until = text.parse().ok();
+        if until.is_none() {
+            let problem = format!(
+                "is {}, where a time with its offset is expected, such as 2026-10-01T08:00:00Z",
+                shape(&text)
+            );
+            self.problem(NAME, problem);
+        }
+        until
     }
 
     pub(super) fn problem(&mut self, name: &str, text: impl Into<String>) {
@@ -1023,6 +1116,18 @@ fn is_secret_key(text: &str) -> bool {
 
 fn named(name: &str) -> String {
     format!("--{name} ({})", settings::variable_of(name))
+}
+
+/// What is wrong with PEM text that should hold certificates.
+fn certificate_problem(pem: &[u8]) -> Option<&'static str> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => {
+            Some("holds no certificate; expected one or more blocks of BEGIN CERTIFICATE")
+        }
+        Ok(_) => None,
+        Err(_) => Some("is no valid PEM file of certificates"),
+    }
 }
 
 /// A text described without repeating it.

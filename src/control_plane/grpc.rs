@@ -12,7 +12,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tonic::{Request, Response, Status, TimeoutExpired, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -38,7 +38,7 @@ use crate::{
             task::TaskType,
         },
     },
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{Metrics, Rpc},
 };
 
 /// Largest message taken from the server. A page of tasks can be larger than the 4 MiB that is usual.
@@ -256,10 +256,10 @@ impl GrpcControlPlane {
             let session = self.session.load_full();
             let token = session.token(operation).await?;
             let mut request = Request::new(message.clone());
-            authorize(&mut request, &token);
+            let call = self.settings.metrics.rpc(operation);
+            authorize(&mut request, &token, &call);
             request.set_timeout(limit);
             let mut client = session.client();
-            let begun = Instant::now();
             let outcome = match timeout(limit, rpc(&mut client, request)).await {
                 Ok(Ok(response)) => Ok(response.into_inner()),
                 Ok(Err(status)) => Err(failure(operation, limit, status)),
@@ -268,7 +268,7 @@ impl GrpcControlPlane {
                     after: limit,
                 }),
             };
-            self.count(operation, &outcome, begun);
+            call.ended(code(&outcome));
             let failure = match outcome {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -300,19 +300,14 @@ impl GrpcControlPlane {
         }
     }
 
-    fn count<R>(&self, operation: &'static str, outcome: &Result<R, Error>, begun: Instant) {
-        let code = outcome
-            .as_ref()
-            .map_or_else(Error::code, |_answer| Code::Ok);
-        self.settings.metrics.rpc(operation, code, begun.elapsed());
-    }
-
     async fn upload_once(&self, task_id: &str, file: &Path) -> Result<(), Error> {
         let session = self.session.load_full();
         let token = session.token(UPLOAD).await?;
-        let begun = Instant::now();
-        let outcome = self.upload_with(&session, &token, task_id, file).await;
-        self.count(UPLOAD, &outcome, begun);
+        let call = self.settings.metrics.rpc(UPLOAD);
+        let outcome = self
+            .upload_with(&session, &token, &call, task_id, file)
+            .await;
+        call.ended(code(&outcome));
         outcome
     }
 
@@ -320,12 +315,13 @@ impl GrpcControlPlane {
         &self,
         session: &Session,
         token: &Token,
+        call: &Rpc,
         task_id: &str,
         file: &Path,
     ) -> Result<(), Error> {
         let (feed, messages) = feed(self.settings.metrics.clone());
         let mut request = Request::new(messages);
-        authorize(&mut request, token);
+        authorize(&mut request, token, call);
         let mut client = session.client();
         let Timeouts {
             upload_idle,
@@ -576,10 +572,18 @@ fn host_id(given: &str) -> String {
     cut
 }
 
-fn authorize<T>(request: &mut Request<T>, token: &Token) {
-    request
-        .metadata_mut()
-        .insert("authorization", token.header.clone());
+fn authorize<T>(request: &mut Request<T>, token: &Token, call: &Rpc) {
+    let headers = request.metadata_mut();
+    headers.insert("authorization", token.header.clone());
+    if let Some(parent) = call.traceparent().and_then(|text| text.parse().ok()) {
+        headers.insert("traceparent", parent);
+    }
+}
+
+fn code<R>(outcome: &Result<R, Error>) -> Code {
+    outcome
+        .as_ref()
+        .map_or_else(Error::code, |_answer| Code::Ok)
 }
 
 /// A task without an id is no task: nothing could be reported about it.

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::{
     NO_ANSWER, Shared, heartbeat, millis,
@@ -26,7 +26,7 @@ use crate::{
     notice::Notice,
     proto::baton,
     supervisor::{guarded, lock},
-    telemetry::metrics::TaskOutcome,
+    telemetry::{metrics::TaskOutcome, spans},
 };
 
 /// How long before the end of the process the last report is given up, so that its loss is still logged.
@@ -154,7 +154,9 @@ impl Job {
         // Whatever the work logs, the client of the directory included, then names the task.
         let span =
             tracing::info_span!("task", task.id = self.task.id, task.kind = self.kind.name());
-        let handled = guarded(async { handler.handle(&self.task, context).await }).instrument(span);
+        let handled = guarded(async { handler.handle(&self.task, context).await })
+            .instrument(spans::handler(self.kind.name()))
+            .instrument(span);
         let mut handled = std::pin::pin!(handled);
         let ended = tokio::select! {
             biased;
@@ -196,6 +198,8 @@ impl Job {
             End::Returned(Err(_)) | End::Stopped => TaskOutcome::Stopped,
         };
         metrics.task_finished(self.kind.name(), counted, begun.elapsed());
+        let failed = matches!(counted, TaskOutcome::Failed | TaskOutcome::Panicked);
+        spans::task_ended(&Span::current(), counted.label(), failed);
         let Some(result) = outcome::result(self.kind, end, cause) else {
             metrics.task_reported();
             tracing::info!(

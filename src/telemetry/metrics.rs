@@ -29,11 +29,13 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::{
     clock::{Clock as _, SystemClock},
     error::Code,
     notice::Peer,
+    telemetry::spans,
 };
 
 /// The media type of [`Metrics::text`].
@@ -747,6 +749,7 @@ impl Metrics {
             method,
             outcome: "dropped",
             begun: Instant::now(),
+            span: spans::request(method, endpoint),
         }
     }
 
@@ -776,16 +779,15 @@ impl Metrics {
         self.0.limit.clone()
     }
 
-    /// An RPC to ConductorOne came to an end.
-    pub fn rpc(&self, method: &'static str, code: Code, took: Duration) {
-        self.0
-            .rpcs
-            .get_or_create(&[("method", method.to_owned()), ("code", code.to_string())])
-            .inc();
-        self.0
-            .rpc_duration
-            .get_or_create(&[("method", method)])
-            .observe(took.as_secs_f64());
+    /// An RPC to ConductorOne is about to be sent.
+    pub fn rpc(&self, method: &'static str) -> Rpc {
+        Rpc {
+            metrics: self.clone(),
+            method,
+            code: Code::Cancelled,
+            begun: Instant::now(),
+            span: spans::rpc(method),
+        }
     }
 }
 
@@ -826,7 +828,8 @@ pub enum TaskOutcome {
 impl TaskOutcome {
     const ALL: [Self; 4] = [Self::Done, Self::Failed, Self::Stopped, Self::Panicked];
 
-    const fn label(self) -> &'static str {
+    /// The value of the label.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::Failed => "failed",
@@ -918,11 +921,13 @@ pub struct JumpCloudRequest {
     method: &'static str,
     outcome: &'static str,
     begun: Instant,
+    span: Span,
 }
 
 impl JumpCloudRequest {
     /// The answer is here.
     pub fn answered(&mut self, status: u16) {
+        spans::request_answered(&self.span, status);
         self.outcome = match status {
             429 => "429",
             100..=299 => "2xx",
@@ -934,6 +939,7 @@ impl JumpCloudRequest {
 
     /// There is no answer, or not all of it; `what` is one of a few words.
     pub fn broke(&mut self, what: &'static str) {
+        spans::request_broke(&self.span, what);
         self.outcome = what;
     }
 }
@@ -952,6 +958,44 @@ impl Drop for JumpCloudRequest {
         inner
             .jumpcloud_duration
             .get_or_create(&[("endpoint", self.endpoint), ("method", self.method)])
+            .observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+/// One RPC under way; counted when this is dropped, as cancelled unless it was told how it ended.
+#[derive(Debug)]
+pub struct Rpc {
+    metrics: Metrics,
+    method: &'static str,
+    code: Code,
+    begun: Instant,
+    span: Span,
+}
+
+impl Rpc {
+    /// The header by which the server joins its spans to this call; `None` where it is not traced.
+    pub fn traceparent(&self) -> Option<String> {
+        spans::traceparent(&self.span)
+    }
+
+    /// The answer, or the failure, is here.
+    pub fn ended(mut self, code: Code) {
+        self.code = code;
+        spans::rpc_ended(&self.span, code);
+    }
+}
+
+impl Drop for Rpc {
+    fn drop(&mut self) {
+        let inner = &self.metrics.0;
+        let labels = [
+            ("method", self.method.to_owned()),
+            ("code", self.code.to_string()),
+        ];
+        inner.rpcs.get_or_create(&labels).inc();
+        inner
+            .rpc_duration
+            .get_or_create(&[("method", self.method)])
             .observe(self.begun.elapsed().as_secs_f64());
     }
 }
@@ -1078,7 +1122,7 @@ mod tests {
         metrics.jumpcloud_request("/api/x", "GET").answered(200);
         metrics.jumpcloud_retried("/api/x");
         metrics.jumpcloud_failed("/api/x");
-        metrics.rpc("Hello", Code::Ok, Duration::from_millis(20));
+        metrics.rpc("Hello").ended(Code::Ok);
         metrics
     }
 

@@ -188,8 +188,7 @@ fn logs_are_appended_to_every_file_named() {
     let paths = [folder.path().join("a.log"), folder.path().join("b.log")];
     std::fs::write(&paths[0], "before\n").unwrap();
     let outputs = outputs(&paths).unwrap();
-    let (subscriber, _control) =
-        subscriber(&log(Level::Info, LogFormat::Json), &[], clock(), outputs);
+    let (subscriber, _control) = logs(&log(Level::Info, LogFormat::Json), &[], clock(), outputs);
     tracing::subscriber::with_default(subscriber, || info!("hello"));
     let first = std::fs::read_to_string(&paths[0]).unwrap();
     let second = std::fs::read_to_string(&paths[1]).unwrap();

@@ -7,9 +7,10 @@ use baton_jumpcloud::{
         listen, serve,
     },
     clock::ManualClock,
+    config::{Level, Log, LogFormat},
     connector::Connector,
     supervisor::Supervisor,
-    telemetry::metrics::Metrics,
+    telemetry::{self, level::LevelSwitch, metrics::Metrics},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -19,6 +20,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::subscriber::DefaultGuard;
 
 use super::fakes::FakeConnector;
 
@@ -30,6 +32,8 @@ struct Server {
     connector: Arc<FakeConnector>,
     stop: CancellationToken,
     running: JoinSet<()>,
+    /// A level can be changed only while there are logs.
+    _logs: DefaultGuard,
 }
 
 impl Server {
@@ -37,14 +41,27 @@ impl Server {
         let connector = FakeConnector::new();
         let health = Arc::new(Health::new());
         let port: Arc<dyn Connector> = Arc::clone(&connector) as Arc<dyn Connector>;
+        let log = Log {
+            level: Level::Info,
+            format: LogFormat::Json,
+            paths: Vec::new(),
+        };
+        let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+        let (subscriber, control, _) = telemetry::capture(&log, &[], clock);
         let admin = Admin {
             health: Arc::clone(&health),
             check: Arc::new(ConnectorCheck::new(port, Supervisor::new())),
             clock: Arc::new(ManualClock::new("2025-03-04T05:06:07.89Z".parse().unwrap())),
             metrics: Metrics::default(),
+            level: Arc::new(LevelSwitch::new(
+                control,
+                Level::Info,
+                Arc::new(ManualClock::new("2025-03-04T05:06:07Z".parse().unwrap())),
+            )),
         };
-        let listener = listen("127.0.0.1", 0).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = listen("0.0.0.0", 0).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(serve(listener, admin, stop.clone()));
@@ -54,6 +71,7 @@ impl Server {
             connector,
             stop,
             running,
+            _logs: tracing::subscriber::set_default(subscriber),
         }
     }
 
@@ -69,9 +87,20 @@ impl Server {
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        let answer = self
-            .send(&format!("GET {path} HTTP/1.1\r\nhost: probe\r\n\r\n"))
-            .await;
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: probe\r\n\r\n"))
+            .await
+    }
+
+    async fn put(&self, path: &str, body: &str) -> (u16, Value) {
+        self.ask(&format!(
+            "PUT {path} HTTP/1.1\r\nhost: probe\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .await
+    }
+
+    async fn ask(&self, request: &str) -> (u16, Value) {
+        let answer = self.send(request).await;
         let status = answer[9..12].parse().unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(
@@ -222,4 +251,73 @@ async fn a_taken_port_is_named_in_the_error() {
             "cannot listen on 127.0.0.1:{port} for health checks; choose another address or port"
         )
     );
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_for_a_while_by_query_or_body() {
+    let server = Server::start().await;
+    let (code, body) = server.get("/log-level").await;
+    assert_eq!(
+        (code, body),
+        (200, json!({"level": "info", "configured": "info"}))
+    );
+    let until = |time: &str| json!({"level": "debug", "configured": "info", "until": time});
+    let asked = server.put("/log-level?level=debug&for=30m", "").await;
+    assert_eq!(asked, (200, until("2025-03-04T05:36:07Z")));
+    let asked = server.put("/log-level", "level=debug").await;
+    assert_eq!(asked, (200, until("2025-03-04T05:21:07Z")));
+    assert_eq!(
+        server.get("/log-level").await.1,
+        until("2025-03-04T05:21:07Z")
+    );
+    for (path, body, expected) in [
+        ("/log-level", String::new(), 400),
+        ("/log-level?level=SECRETSEED", String::new(), 400),
+        ("/log-level?level=debug&for=25h", String::new(), 400),
+        ("/log-level", "x".repeat(2000), 413),
+    ] {
+        let (code, answer) = server.put(path, &body).await;
+        assert_eq!(code, expected, "{path}");
+        let error = answer["error"].as_str().unwrap();
+        assert!(!error.contains("SECRETSEED"), "{error}");
+    }
+    assert_eq!(server.get("/log-level").await.1["level"], "debug");
+    let back = server.put("/log-level?level=info", "").await;
+    assert_eq!(back, (200, json!({"level": "info", "configured": "info"})));
+}
+
+#[tokio::test]
+async fn the_log_level_is_not_changed_over_the_network() {
+    let mut server = Server::start().await;
+    // The address of this machine that others see; nothing is sent to find it out.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let outside = probe
+        .connect("192.0.2.1:9")
+        .and_then(|()| probe.local_addr());
+    let Some(outside) = outside.ok().filter(|address| !address.ip().is_loopback()) else {
+        crate::daemon::skipped("this machine has no address but the loopback one");
+        return;
+    };
+    server.address.set_ip(outside.ip());
+    let (code, answer) = server.put("/log-level?level=debug", "").await;
+    assert_eq!(code, 403);
+    assert!(answer["error"].as_str().unwrap().contains("kubectl exec"));
+    let (code, shown) = server.get("/log-level").await;
+    assert_eq!((code, &shown["level"]), (200, &json!("info")));
+}
+
+#[tokio::test]
+async fn the_numbers_are_text_of_openmetrics() {
+    let server = Server::start().await;
+    let answer = server
+        .send("GET /metrics HTTP/1.1\r\nhost: probe\r\n\r\n")
+        .await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        "{head}"
+    );
+    assert!(body.contains("\nbaton_jumpcloud_leader 0\n"), "{body}");
+    assert!(body.ends_with("# EOF\n"));
 }
