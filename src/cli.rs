@@ -376,20 +376,17 @@ fn usage(message: &str) -> CliError {
         message: message.to_owned(),
         service: false,
     }
+}
+
 fn log_level_of(matches: &ArgMatches, source: &dyn Source) -> Result<LogLevel, CliError> {
-    let usage = |message: &str| CliError::Usage {
-        message: message.to_owned(),
-        service: false,
-    };
-    let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
-    let level = match text("level") {
-        None => None,
-        Some(name) => Some(
+    let level = match text(matches, "level") {
+        "" => None,
+        name => Some(
             Level::from_name(name)
                 .ok_or_else(|| usage("the level is none of debug, info, warn, error"))?,
         ),
     };
-    let lasts = humantime::parse_duration(text("for").unwrap_or_default())
+    let lasts = humantime::parse_duration(text(matches, "for"))
         .ok()
         .filter(|lasts| (Duration::from_secs(1)..=level::MAX).contains(lasts))
         .ok_or_else(|| usage("--for is no length of time from 1s to 24h, such as 15m"))?;
@@ -461,10 +458,7 @@ fn known_flag(text: &str) -> Option<String> {
     settings::find(name)
         .map(|setting| setting.name)
         .or_else(|| {
-            ["endpoint", "timeout", "for"]
-}
-
-            ["endpoint", "timeout", "online", "json"]
+            ["endpoint", "timeout", "online", "json", "for"]
                 .into_iter()
                 .find(|own| *own == name)
         })
