@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process crash fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim musl image image-check image-push sbom clean
+.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim musl image image-check image-push sbom clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -28,6 +28,9 @@ test-process: ## Run only the tests that start the real binary
 
 crash: ## Kill the daemon in the middle of changes, 200 times, and look for a second effect
 	$(CARGO) test --locked $(FEATURES) --test it two_hundred_deaths -- --ignored --nocapture
+
+rotation: ## Rotate both credentials 50 times under a running daemon, by the files that it reads
+	$(CARGO) test --locked $(FEATURES) --test it fifty_rotations -- --ignored --nocapture
 
 fmt: ## Format the code
 	$(CARGO) fmt

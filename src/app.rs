@@ -264,9 +264,10 @@ pub async fn serve(
         };
         supervisor.spawn("admin", admin::serve(listener, shown, work_over.clone()));
     }
-    let kubernetes::Handles { secret, leading } = kubernetes::start(config, &supervisor, &notices, &work_over)
-        .await
-        .map_err(|error| unusable(&error))?;
+    let kubernetes::Handles { secret, leading } =
+        kubernetes::start(config, &supervisor, &notices, &work_over)
+            .await
+            .map_err(|error| unusable(&error))?;
     let rotation = Rotation::new(
         rotation::Holders {
             config: config.clone(),

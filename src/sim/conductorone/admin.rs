@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -17,6 +18,7 @@ pub(super) async fn serve(control: Control, listener: TcpListener) {
     let router = Router::new()
         .route("/_sim/tasks", post(task))
         .route("/_sim/steps", post(step))
+        .route("/_sim/client-secrets", post(client_secret))
         .route("/_sim/state", get(state))
         .with_state(control);
     if let Err(error) = axum::serve(listener, router).await {
@@ -46,6 +48,18 @@ async fn step(Injected(control): Injected<Control>, body: Bytes) -> Response {
     };
     match step.run(&control, &mut Names::default()).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Issues another client secret; the step `retire-secrets` ends the older ones.
+async fn client_secret(Injected(control): Injected<Control>) -> Response {
+    match control.rotate_secret() {
+        Ok(secret) => (
+            StatusCode::CREATED,
+            Json(json!({ "client_secret": secret.expose_secret() })),
+        )
+            .into_response(),
         Err(error) => refuse(&error),
     }
 }

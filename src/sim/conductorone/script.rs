@@ -74,6 +74,8 @@ pub enum Step {
     TokenLife(Time),
     /// Makes every token issued so far worthless.
     RevokeTokens,
+    /// Accepts the newest client secret only.
+    RetireSecrets,
     /// Closes the port for a while.
     Outage(Time),
     /// Sends GOAWAY on every connection.
@@ -598,6 +600,7 @@ impl Step {
             Self::TokenDown(time) => control.token_endpoint_down_for(time.0),
             Self::TokenLife(time) => control.set_token_life(time.0),
             Self::RevokeTokens => control.revoke_tokens(),
+            Self::RetireSecrets => control.retire_secrets(),
             Self::Outage(time) => control.outage_for(time.0),
             Self::Goaway => control.goaway(),
             Self::Fail { rpc, code } => control.fail_next(*rpc, tonic::Code::from_i32(*code)),

@@ -58,9 +58,9 @@ pub struct Args {
     /// Up to this much more is waited, by chance.
     #[arg(long, default_value = "0ms", value_parser = humantime::parse_duration)]
     pub jitter: Duration,
-    /// The API key that is accepted.
+    /// An API key that is accepted; may be repeated.
     #[arg(long, default_value = FULL_KEY)]
-    pub api_key: SecretString,
+    pub api_key: Vec<SecretString>,
     /// The key may read only.
     #[arg(long)]
     pub read_only: bool,
@@ -162,7 +162,11 @@ impl Args {
             organizations: (0..self.organizations).map(shape).collect(),
             ..Config::default()
         };
-        config.keys = vec![Key::new("command line", self.api_key.expose_secret(), role)];
+        config.keys = self
+            .api_key
+            .iter()
+            .map(|key| Key::new("command line", key.expose_secret(), role))
+            .collect();
         config.clients = self
             .oauth_client_id
             .iter()
