@@ -85,6 +85,10 @@ fn serving(scene: &Scene, mount: &Path) -> crate::daemon::Launch {
 }
 
 /// Rotates both credentials again and again while syncs run; each old one dies as soon as its successor is in use.
+#[expect(
+    clippy::print_stdout,
+    reason = "how long rotations took is worth a line to who runs fifty of them"
+)]
 async fn rotations(count: u32) {
     let scene = Scene::start().await;
     let folder = scene.path("mount");
