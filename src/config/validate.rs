@@ -768,8 +768,8 @@ impl Resolver<'_> {
         let disabled = self.switch("otel-tracing-disabled");
         // Nothing to switch off: logs are not exported.
         self.switch("otel-logging-disabled");
-        let ca_pem = self.collector_ca();
         let text = self.text(NAME)?;
+        let ca_pem = self.collector_ca();
         let scheme = if insecure { "http" } else { "https" };
         let endpoint = if text.contains("://") {
             Url::parse(&text)
