@@ -99,7 +99,7 @@ $(IMAGE_PYTHON): tests/image/requirements.txt
 	@touch $@
 
 image: ## Build the container image of this machine's platform with docker
-	docker buildx build --load $(IMAGE_ARGS) -t baton-jumpcloud:$(VERSION) .
+	docker buildx build --load $(IMAGE_ARGS) -t baton-jumpcloud:v$(VERSION) .
 
 image-push: ## Build both platforms, with SBOM and provenance, and push them to IMAGE (see RELEASING.md)
 	@test -n "$(IMAGE)" || { echo "IMAGE is empty: give the registry and the name, without a tag" >&2; exit 1; }
@@ -108,6 +108,22 @@ image-push: ## Build both platforms, with SBOM and provenance, and push them to 
 
 sbom: ## List what the program is made of (CycloneDX, target/sbom/), and compare it with the lock file
 	tests/image/sbom.sh
+
+.PHONY: chart manifests
+CHART_VENV := target/chart-venv
+
+$(CHART_VENV)/ready: tests/chart/requirements.txt
+	python3 -m venv $(CHART_VENV)
+	$(CHART_VENV)/bin/pip install --quiet --require-hashes --only-binary :all: -r $<
+	touch $@
+
+chart: $(CHART_VENV)/ready ## Check the Helm chart and the manifests, without a cluster (with Go, by the usual tools too)
+	$(CHART_VENV)/bin/python tests/chart/tools.py
+	$(CHART_VENV)/bin/python -m pytest -p no:cacheprovider tests/chart
+
+manifests: $(CHART_VENV)/ready ## Render deploy/, and what else is made from the chart
+	$(CHART_VENV)/bin/python tests/chart/manifests.py
+	$(CHART_VENV)/bin/python tests/chart/tools.py docs
 
 clean: ## Remove what the build made
 	$(CARGO) clean

@@ -25,7 +25,6 @@ mod jumpcloud_contract;
 mod jumpcloud_sim;
 mod jumpcloud_sim_writes;
 mod jumpcloud_sync;
-mod manifests;
 mod observability;
 mod probe;
 mod process;
