@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim musl image image-check image-push sbom clean
+.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim musl image image-check image-push sbom chart manifests clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -51,9 +51,10 @@ deny: ## Check licences, bans and sources of every dependency (installs cargo-de
 
 check: fmt-check lint doc deny test ## Every gate
 
-acceptance: ## Sync a simulated tenant of 5,000 users and compare the file with the simulator's truth
-	$(CARGO) build --locked --release $(FEATURES) --bins
-	tests/acceptance.sh target/release
+acceptance: ## Sync a simulated tenant of 5,000 users and compare the file with the simulator's truth (CONNECTOR=path to judge that one)
+	$(if $(CONNECTOR),,$(CARGO) build --locked --release --bin baton-jumpcloud)
+	$(CARGO) build --locked $(FEATURES) --bin baton-sim
+	tests/acceptance.sh $(or $(CONNECTOR),target/release/baton-jumpcloud) target/debug/baton-sim
 
 conformance: ## Let the official Go SDK judge files, messages and descriptors (skipped without Go)
 	tests/conformance/run.sh
@@ -109,9 +110,7 @@ image-push: ## Build both platforms, with SBOM and provenance, and push them to 
 sbom: ## List what the program is made of (CycloneDX, target/sbom/), and compare it with the lock file
 	tests/image/sbom.sh
 
-.PHONY: chart manifests
 CHART_VENV := target/chart-venv
-
 $(CHART_VENV)/ready: tests/chart/requirements.txt
 	python3 -m venv $(CHART_VENV)
 	$(CHART_VENV)/bin/pip install --quiet --require-hashes --only-binary :all: -r $<

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Syncs a simulated tenant of 5,000 users and compares the file with the simulator's truth by common tools alone:
-# the connector's own reader takes no part. Usage: tests/acceptance.sh <folder of the binaries>
+# the connector's own reader takes no part. Usage: tests/acceptance.sh <connector> <baton-sim>
 set -euo pipefail
-bin=$(cd "$1" && pwd)
+connector=$(realpath "$1")
+baton_sim=$(realpath "$2")
 for tool in zstd sqlite3 jq curl; do
   if ! command -v "$tool" >/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -21,14 +22,14 @@ trap finish EXIT
 cd "$work"
 printf 'acceptance-SECRETSEED-key' > api-key
 
-"$bin/baton-sim" jumpcloud --listen 127.0.0.1:0 --port-file port --api-key "$(cat api-key)" \
+"$baton_sim" jumpcloud --listen 127.0.0.1:0 --port-file port --api-key "$(cat api-key)" \
   --users 5000 --groups 200 --members-per-group 60 --apps 80 --groups-per-app 4 --users-per-app 5 --admins 15 --seed 7 \
   > simulator.log 2>&1 &
 simulator=$!
 for _ in $(seq 300); do [ -s port ] && break; sleep 0.1; done
 base="http://$(tr -d '\n' < port)"
 
-"$bin/baton-jumpcloud" --api-key-file api-key --base-url "$base" -f sync.c1z --log-format json > connector.log 2>&1 \
+"$connector" --api-key-file api-key --base-url "$base" -f sync.c1z --log-format json > connector.log 2>&1 \
   || { tail -5 connector.log >&2; echo "acceptance failed: the sync ended with an error" >&2; exit 1; }
 curl -sS "$base/_sim/requests" > requests.json
 curl -sS "$base/_sim/truth" > truth.json
