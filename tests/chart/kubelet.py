@@ -19,6 +19,7 @@ class Pod:
         self.folder = folder
         self.metadata, self.spec = pod["metadata"], pod["spec"]
         (self.container,) = policy.ours([{"kind": "Pod", "spec": self.spec}])
+        self.mounts = self.container.get("volumeMounts", [])
         self.secrets = dict(secrets)
         self.secrets |= {document["metadata"]["name"]: document["stringData"] for document in policy.of(objects, "Secret")}
         self.configmaps = dict(configmaps)
@@ -32,8 +33,8 @@ class Pod:
 
     def mount(self) -> None:
         """Makes the volumes, or brings those with files up to date, each file at once."""
-        volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
-        for mount in self.container["volumeMounts"]:
+        volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
+        for mount in self.mounts:
             target = self.inside(mount["mountPath"])
             target.mkdir(parents=True, exist_ok=True)
             for source in volumes[mount["name"]].get("projected", {}).get("sources", []):
@@ -60,7 +61,7 @@ class Pod:
             else:
                 assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
                 found[variable["name"]] = self.metadata["name"]
-        roots = [mount["mountPath"] for mount in self.container["volumeMounts"]]
+        roots = [mount["mountPath"] for mount in self.mounts]
         for name, value in found.items():
             if any(value == root or value.startswith(f"{root}/") for root in roots):
                 found[name] = str(self.inside(value))
@@ -70,7 +71,7 @@ class Pod:
         return {
             "args": [program, *self.container.get("args", [])],
             "env": self.variables(),
-            "cwd": self.inside(self.container["workingDir"]),
+            "cwd": self.inside(self.container.get("workingDir", "/")),
         }
 
     def run(self, program: Path) -> subprocess.CompletedProcess:
@@ -98,4 +99,4 @@ class Pod:
     def stop(self) -> int:
         """SIGTERM, and the exit code within the time that the pod has."""
         self.process.terminate()
-        return self.process.wait(self.spec["terminationGracePeriodSeconds"])
+        return self.process.wait(self.spec.get("terminationGracePeriodSeconds", 30))

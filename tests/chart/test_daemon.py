@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import policy
-from chartlib import CHART, ROOT, load, overlay, render
+from chartlib import CHART, ROOT, load, load_all, overlay, render
 from kubelet import Pod
 
 PROGRAMS = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
@@ -119,6 +119,20 @@ def test_1_and_2_the_pod_gets_ready_with_the_vendors_secret(install, mode):
     eventually(lambda: is_up(pod) and pod.probe("readinessProbe"))
     assert "baton-jumpcloud-0" in pod.log(), "the host id is the pod's name"
     assert pod.stop() == 0
+
+
+def test_2_the_vendors_own_deployment_runs_the_program(tmp_path, vendors):
+    """Its Secret may hold any setting; here it holds the way to the simulators besides."""
+    address, folder = vendors
+    _, deployment = load_all((ROOT / "tests" / "chart" / "fixtures" / "vendor.yaml").read_text())
+    content = secret(folder, BATON_BASE_URL=address, BATON_CA_FILE=str(folder / "ca.pem"))
+    pod = Pod(tmp_path, deployment["spec"]["template"], [], {"baton-jumpcloud-secrets": content}, {})
+    pod.start(PROGRAM)
+    try:
+        eventually(lambda: "ConductorOne accepted the announcement" in pod.log())
+        assert pod.stop() == 0, pod.log()
+    finally:
+        pod.process.kill()
 
 
 def test_4_nothing_is_written_but_to_the_work_folder(install):
