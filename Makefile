@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest bench sim musl image image-check image-push sbom chart manifests clean
+.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster bench sim musl image image-check image-push sbom chart manifests clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -61,6 +61,9 @@ conformance: ## Let the official Go SDK judge files, messages and descriptors (s
 
 conformance-selftest: ## Break one thing after the other and want conformance to find it
 	tests/conformance/run.sh -selftest
+
+test-cluster: ## Let a real Kubernetes API server judge manifests, permissions and the daemon in a cluster (needs Go)
+	tests/cluster/run.sh
 
 bench: ## Measure speed and memory, save the figures under benches/results
 	$(CARGO) build --locked --release $(FEATURES) --bins
