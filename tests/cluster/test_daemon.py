@@ -13,7 +13,8 @@ from chart import NAME, SECRET, account_name, install, pod_of
 from cluster import ROOT, free_ports
 
 PROGRAMS = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
-OLD_KEY, NEW_KEY = "the-old-api-key", "the-new-api-key"
+# The simulator does not know the first one.
+OLD_KEY, NEW_KEY, NEXT_KEY = "the-old-api-key", "the-new-api-key", "the-next-api-key"
 PATIENCE = 60
 DONE = "a task is done"
 STANDS_BY = "another replica has the Lease"
@@ -43,7 +44,8 @@ class Scene:
         self.deployment = install(namespace, *features)
         self.account = cluster.account(namespace.namespace, account_name(self.deployment))
         sim = PROGRAMS / "baton-sim"
-        self.start("jumpcloud", sim, "jumpcloud", f"--listen=127.0.0.1:{jumpcloud}", f"--api-key={NEW_KEY}")
+        keys = [f"--api-key={key}" for key in (NEW_KEY, NEXT_KEY)]
+        self.start("jumpcloud", sim, "jumpcloud", f"--listen=127.0.0.1:{jumpcloud}", *keys)
         self.start(
             "conductorone", sim, "conductorone", f"--listen=127.0.0.1:{conductorone}",
             f"--admin=127.0.0.1:{admin}", f"--credentials-dir={work}", "--next-poll=200ms",
@@ -92,11 +94,15 @@ class Scene:
         with urllib.request.urlopen(f"{self.admin}/state") as answer:
             return json.load(answer)
 
+    def post(self, path, body=None):
+        """Tells the simulator of ConductorOne something."""
+        request = urllib.request.Request(f"{self.admin}/{path}", json.dumps(body).encode())
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read() or "null")
+
     def ask(self):
         """Asks for a full sync."""
-        body = json.dumps({"kind": "sync_full"}).encode()
-        with urllib.request.urlopen(urllib.request.Request(f"{self.admin}/tasks", body)) as answer:
-            return json.load(answer)["id"]
+        return self.post("tasks", {"kind": "sync_full"})["id"]
 
     def finishes(self, task):
         return [finish["success"] for finish in self.state()["finishes"] if finish["task"] == task]
@@ -128,6 +134,36 @@ def test_a_rotated_secret_is_taken_over_without_a_restart(scene):
     eventually(scene.sync)
     assert daemon.poll() is None
     assert OLD_KEY not in scene.log("pod") and NEW_KEY not in scene.log("pod")
+
+
+@pytest.mark.parametrize("scene", [["secretWatch"]], indirect=True)
+def test_fifty_rotations_under_load_lose_nothing(scene, capsys):
+    """Both credentials each time; the older client secrets die as soon as the new one is in use."""
+    rotations, slowest, tasks = 50, 0, []
+    first = (scene.work / "client-secret").read_text().strip()
+    scene.namespace.kubectl(
+        "create", "secret", "generic", SECRET,
+        f"--from-literal=BATON_API_KEY={NEW_KEY}", f"--from-literal=BATON_CLIENT_SECRET={first}",
+    )
+    daemon = scene.pod("pod")
+    assert scene.sync()
+    eventually(lambda: "the watched Secret brings credentials" in scene.log("pod"))
+    for number in range(1, rotations + 1):
+        tasks += [scene.ask(), scene.ask()]
+        secret = scene.post("client-secrets")["client_secret"]
+        key = NEXT_KEY if number % 2 else NEW_KEY
+        data = {"stringData": {"BATON_API_KEY": key, "BATON_CLIENT_SECRET": secret}}
+        scene.namespace.kubectl("patch", "secret", SECRET, "-p", json.dumps(data))
+        began = time.monotonic()
+        eventually(lambda: scene.log("pod").count("rotated credentials are in use") >= 2 * number, 30)
+        slowest = max(slowest, time.monotonic() - began)
+        scene.post("steps", "retire-secrets")
+    for task in tasks:
+        assert eventually(lambda: scene.finishes(task)) == [True]
+    state = scene.state()
+    assert daemon.poll() is None and state["hellos"] == 1 and not state["breaches"]
+    with capsys.disabled():
+        print(f"\n{rotations} rotations of both credentials, {len(tasks)} syncs, slowest in use after {slowest:.1f} s")
 
 
 @pytest.mark.parametrize("scene", [["events"]], indirect=True)
