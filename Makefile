@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster bench sim musl image image-check image-push sbom chart manifests clean
+.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -65,6 +65,9 @@ conformance-selftest: ## Break one thing after the other and want conformance to
 test-cluster: ## Let a real Kubernetes API server judge manifests, permissions and the daemon in a cluster (needs Go)
 	tests/cluster/run.sh
 
+cluster-build: ## Build the API server, etcd, kubectl and helm of the cluster tests from the Go module proxy
+	tests/cluster/run.sh build
+
 bench: ## Measure speed and memory, save the figures under benches/results
 	$(CARGO) build --locked --release $(FEATURES) --bins
 	$(CARGO) bench --locked $(FEATURES) --bench daemon
@@ -89,8 +92,10 @@ IMAGE_ARGS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --b
   --build-arg SOURCE_DATE_EPOCH=$(shell git log -1 --format=%ct)
 IMAGE_PYTHON = target/image/venv/bin/python
 
-musl: $(IMAGE_PYTHON) ## Build the static binary of the image without docker, and run it against the simulators
+musl-build: $(IMAGE_PYTHON) ## Build the static binary of the image without docker
 	tests/image/musl.sh build $(abspath $(IMAGE_PYTHON))
+
+musl: musl-build ## Build the static binary of the image without docker, and run it against the simulators
 	$(CARGO) build --locked $(FEATURES) --bin baton-sim
 	tests/image/musl.sh check $(or $(CARGO_TARGET_DIR),target)/debug/baton-sim
 
@@ -121,6 +126,7 @@ $(CHART_VENV)/ready: tests/chart/requirements.txt
 
 chart: $(CHART_VENV)/ready ## Check the Helm chart and the manifests, without a cluster (with Go, by the usual tools too)
 	$(CHART_VENV)/bin/python tests/chart/tools.py
+	tests/promql/run.sh
 	$(CHART_VENV)/bin/python -m pytest -p no:cacheprovider tests/chart
 
 manifests: $(CHART_VENV)/ready ## Render deploy/, and what else is made from the chart

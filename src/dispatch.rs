@@ -88,7 +88,7 @@ pub struct Settings {
 /// What changes the pace of the loop from outside.
 #[derive(Debug, Clone)]
 pub struct Signals {
-    /// Changes when other credentials are in use: the next poll is made at once.
+    /// Changes when other credentials are in use: a poll that failed is then repeated at once.
     pub replaced: watch::Receiver<u64>,
     /// Hears what people should know.
     pub notices: Notices,
@@ -444,8 +444,15 @@ impl Dispatcher {
         let mut replaced = self.shared.settings.signals.replaced.clone();
         let mut wait = Duration::ZERO;
         loop {
-            let pause = timeout(wait, next(&mut replaced));
-            let Waited::Done(_woken) = self.wait(pause, wait).await else {
+            // The server's wish stands; after a failure other credentials may make an end of the pause.
+            let failing = self.failing_since.is_some();
+            let pause = async {
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    () = next(&mut replaced), if failing => {}
+                }
+            };
+            let Waited::Done(()) = self.wait(pause, wait).await else {
                 break;
             };
             let slots = Arc::clone(&self.slots);

@@ -1272,6 +1272,10 @@ mod tests {
         assert!(value("process_max_fds") >= value("process_open_fds"));
         assert!(value("process_threads") >= 1);
         assert!(value("process_start_time_seconds") > 1_000_000_000);
-        assert!(metrics.text().contains("\nprocess_cpu_seconds_total 0."));
+        let text = metrics.text();
+        let seconds = text
+            .lines()
+            .find_map(|line| line.strip_prefix("process_cpu_seconds_total "));
+        assert!(seconds.unwrap().parse::<f64>().unwrap() > 0.0, "fractions");
     }
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds a Kubernetes API server from the Go module proxy, starts it and lets it judge. Usage: tests/cluster/run.sh [pytest's arguments]
+# Builds a Kubernetes API server from the Go module proxy, starts it and lets it judge.
+# Usage: tests/cluster/run.sh build, or tests/cluster/run.sh [pytest's arguments]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if ! command -v go >/dev/null; then
@@ -27,6 +28,7 @@ definitions() {
 definitions github.com/prometheus-operator/prometheus-operator@v0.85.0 \
   example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules,servicemonitors}.yaml
 definitions github.com/cilium/cilium@v1.20.2 pkg/k8s/apis/cilium.io/client/crds/v2/ciliumnetworkpolicies.yaml
+if [ "${1:-}" = build ]; then exit; fi
 cargo build --locked --all-features --bins
 export PYTHONDONTWRITEBYTECODE=1
 python3 -m venv "$work/venv"

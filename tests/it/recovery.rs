@@ -11,7 +11,7 @@ use baton_jumpcloud::{
     },
     sim::{
         conductorone::{Break, Config, Finish, Rpc, Stage, hello},
-        jumpcloud::{CLIENT_ID, CLIENT_SECRET, Shape},
+        jumpcloud::{CLIENT_ID, CLIENT_SECRET, FULL_KEY, Shape},
     },
 };
 
@@ -788,7 +788,12 @@ async fn a_directory_that_forgets_its_tokens_gives_new_ones() {
 #[tokio::test]
 async fn a_directory_that_refuses_the_key_fails_the_task_for_now() {
     let scene = Scene::start().await;
-    let daemon = scene.serving(scene.service()).await;
+    // A key in a file could still be replaced, and would be waited for.
+    let launch = scene
+        .service()
+        .without("api-key-file")
+        .variable("BATON_API_KEY", FULL_KEY);
+    let daemon = scene.serving(launch).await;
     scene
         .directory
         .add_fault("/api/v2/usergroups/{id}/members@always:401")

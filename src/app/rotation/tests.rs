@@ -52,7 +52,7 @@ impl Trial for Bench {
         let text = texts
             .0
             .values()
-            .map(|text| text.expose_secret())
+            .map(SecretString::expose_secret)
             .collect::<Vec<_>>()
             .join("+");
         self.with(|judge| {
