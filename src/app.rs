@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, Admin, health},
     clock::{Clock as _, SystemClock},
-    config::{self, Config, EXIT_BAD_CONFIGURATION, LogFormat, Source},
+    config::{self, Config, EXIT_BAD_CONFIGURATION, LogFormat, Secret, Source},
     connector::{
         self, Connector,
         jumpcloud::{
@@ -105,19 +105,16 @@ fn jumpcloud_client_with(
         timeout: settings.http_timeout,
         extra_ca_pem: config.extra_ca_pem.clone(),
         max_concurrency: settings.max_concurrency,
-        rotation_wait: rotation_wait(config),
+        rotation_wait: rotation_wait(config, settings.auth.secret()),
     };
     Client::measured(settings, metrics)
 }
 
-/// How long work waits for rotated credentials when those in use are rejected: not at all where none can come.
-fn rotation_wait(config: &Config) -> Duration {
-    let live = config.kubernetes.secret.is_some()
-        || config
-            .credentials()
-            .iter()
-            .any(|secret| secret.can_change());
-    if live && config.service.is_some() {
+/// How long work waits for another text of this credential when the one in use is rejected: not at all where none can
+/// come.
+fn rotation_wait(config: &Config, secret: &Secret) -> Duration {
+    let is_live = config.kubernetes.secret.is_some() || secret.can_change();
+    if is_live && config.service.is_some() {
         rotation::PATIENCE
     } else {
         Duration::ZERO
@@ -221,7 +218,7 @@ pub async fn serve(
             extra_ca_pem: config.extra_ca_pem.clone(),
             proxy: proxy_rules(source.as_ref()),
             timeouts: control_plane::Timeouts {
-                other_credentials: rotation_wait(config),
+                other_credentials: rotation_wait(config, &service.client_secret),
                 ..control_plane::Timeouts::default()
             },
             clock: Arc::clone(&clock) as _,
