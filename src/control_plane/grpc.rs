@@ -285,18 +285,27 @@ impl GrpcControlPlane {
         }
     }
 
-    /// One attempt; where no token is to be had, once more with the credentials that come in their place.
+    /// One attempt, repeated at once when its token is no longer taken, and with the credentials that come in the place of
+    /// rejected ones. A pause would only give the next token time to die too.
     async fn upload_once_accepted(&self, task_id: &str, file: &Path) -> Result<(), Error> {
         let mut replaced = self.replaced();
-        match self.upload_once(task_id, file).await {
-            Err(error) if matches!(error, Error::Token { .. }) && error.class() == Class::Auth => {
+        let mut renewed = false;
+        loop {
+            let error = match self.upload_once(task_id, file).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let again = if is_unauthenticated(&error) {
+                !std::mem::replace(&mut renewed, true)
+            } else if matches!(error, Error::Token { .. }) && error.class() == Class::Auth {
                 let limit = self.settings.timeouts.other_credentials;
-                match timeout(limit, replaced.changed()).await {
-                    Ok(Ok(())) => self.upload_once(task_id, file).await,
-                    _ => Err(error),
-                }
+                matches!(timeout(limit, replaced.changed()).await, Ok(Ok(())))
+            } else {
+                false
+            };
+            if !again {
+                return Err(error);
             }
-            other => other,
         }
     }
 

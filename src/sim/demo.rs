@@ -1,5 +1,5 @@
-//! The demonstration: both simulators in this process, the real binary as a child, one full sync and a few
-//! changes, told step by step.
+//! The demonstration: both simulators in this process, the real binary as a child, one full sync, a few changes
+//! and a rotation, told step by step.
 //!
 //! It expects everything that it tells: the first thing that is not as it must be ends it with one line that begins
 //! with `demo failed:` and says what a person must do. It needs no network and no credentials, writes into a folder of
@@ -27,6 +27,7 @@ use crate::provisioning;
 mod changes;
 mod daemon;
 mod official;
+mod rotation;
 mod table;
 mod view;
 
@@ -238,9 +239,10 @@ impl Act<'_> {
         self.watch_hello(&mut daemon).await?;
         let file = self.watch_sync(&mut daemon, &truth).await?;
         self.show(file.clone()).await?;
-        let passwords = self.watch_changes(&mut daemon, &file, &truth).await?;
+        let mut secrets = self.watch_changes(&mut daemon, &file, &truth).await?;
+        secrets.push(self.watch_rotation(&mut daemon).await?);
         self.watch_health(health_port).await?;
-        self.end(daemon, &passwords).await
+        self.end(daemon, &secrets).await
     }
 
     async fn start_daemon(&self, health_port: u16) -> anyhow::Result<Daemon> {
@@ -261,6 +263,7 @@ impl Act<'_> {
         flag("--c1z-temp-dir", self.work.into());
         flag("--log-format", "json".into());
         flag("--health-check-port", health_port.to_string().into());
+        flag("--credentials-interval", "1s".into());
         arguments.push("--health-check".into());
         arguments.push("--provisioning=true".into());
         let daemon = Daemon::start(self.connector, &arguments, self.log.to_owned())?;
@@ -470,7 +473,7 @@ impl Act<'_> {
         Ok(())
     }
 
-    async fn end(&self, mut daemon: Daemon, passwords: &[SecretString]) -> anyhow::Result<()> {
+    async fn end(&self, mut daemon: Daemon, secrets: &[SecretString]) -> anyhow::Result<()> {
         let start = Instant::now();
         daemon.terminate()?;
         self.tell_now("SIGTERM", "sent");
@@ -501,10 +504,10 @@ impl Act<'_> {
             );
         }
         ensure!(
-            !passwords
+            !secrets
                 .iter()
-                .any(|password| output.contains(password.expose_secret())),
-            "the log of the daemon shows a password; this is an error of the connector: report it"
+                .any(|secret| output.contains(secret.expose_secret())),
+            "the log of the daemon shows a password or the new client secret; this is an error of the connector: report it"
         );
         // What is remembered of changes stays; nothing else may.
         let left = std::fs::read_dir(self.work)?
