@@ -1254,6 +1254,19 @@ async fn an_upload_that_is_refused_is_not_tried_again() {
     assert_eq!(server.received().len(), 1);
 }
 
+/// As in a rotation, where every token may die soon after it was given.
+#[tokio::test]
+async fn an_upload_outlives_three_tokens_that_die_one_after_the_other() {
+    let server = Server::start().await;
+    for _ in 0..3 {
+        server.plan_upload(Upload::FailAfter(0, Status::unauthenticated("taken back")));
+    }
+    let client = GrpcControlPlane::try_new(server.settings()).unwrap();
+    let file = file_of(&pattern(100));
+    soon(client.upload(TASK, file.path())).await.unwrap();
+    assert_eq!(server.token_requests(), 4);
+}
+
 #[tokio::test]
 async fn an_upload_with_a_token_that_is_no_longer_taken_gets_a_new_one() {
     let server = Server::start().await;
