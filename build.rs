@@ -15,6 +15,14 @@ fn main() -> Result<(), Error> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-env=BATON_RUSTC_VERSION={}", rustc_version());
+    println!("cargo:rerun-if-env-changed=BATON_OLD_MUSL");
+    // A static program relocates itself by a list that is a twentieth of it. Packed, that list is next to nothing; musl reads
+    // it so since 1.2.4, which the library of rustup is.
+    if env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|libc| libc == "musl")
+        && env::var_os("BATON_OLD_MUSL").is_none()
+    {
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut files = Vec::new();

@@ -16,7 +16,7 @@ triple=$cpu-unknown-linux-musl
 out=${CARGO_TARGET_DIR:-$root/target}/musl
 binary=$out/baton-jumpcloud
 # The image must stay small enough to pull on every node; the measured size stands in RELEASING.md.
-limit=$((20 * 1024 * 1024))
+limit=20000000
 
 say() { printf 'musl: %s\n' "$*"; }
 fail() { printf 'musl: %s\n' "$*" >&2; exit 1; }
@@ -71,6 +71,8 @@ from_debian() {
   export RUSTC=$tree/usr/bin/rustc LD_LIBRARY_PATH=$tree/usr/lib/$cpu-linux-gnu
   # A standard library of one's own is a nightly feature of cargo; the compiler and the library are of one release.
   export RUSTC_BOOTSTRAP=1
+  # Debian's musl is older than packed relocations.
+  export BATON_OLD_MUSL=1
   build_std=(-Zbuild-std=std,panic_unwind)
   # The unwinder calls the locks only where they are linked in, and takes for granted that they are.
   RUSTFLAGS=
@@ -110,6 +112,7 @@ build() {
   (cd "$context" && CARGO_TARGET_DIR=$out/$from cargo auditable build --locked --release --bin baton-jumpcloud \
     --target "$triple" "${build_std[@]}")
   cp "$out/$from/$triple/release/baton-jumpcloud" "$binary"
+  echo "$from" > "$out/from"
 }
 
 check() {
@@ -117,6 +120,8 @@ check() {
   # rustc makes no position independent static programs for this processor.
   [ "$cpu" != aarch64 ] || linked='statically linked'
   size=$(stat -c %s "$binary") kind=$(file -b "$binary") headers=$(readelf -lW "$binary") dynamic=$(readelf -dW "$binary")
+  # Its relocations are not packed, see build.rs.
+  [ "$(cat "$out/from")" != debian ] || limit=$((limit + 1200000))
   [ "$size" -le "$limit" ] || fail "the binary has $size bytes, more than $limit"
   [[ $kind == *"$linked"* ]] || fail "it is not $linked: $kind"
   [[ $kind != *"not stripped"* ]] || fail "it is not stripped: $kind"

@@ -39,7 +39,8 @@ alone SSL_CERT_FILE="$work/credentials/ca.pem" "$connector" --api-key-file api-k
 ok "one-shot sync, $(stat -c %s sync.c1z) bytes"
 
 daemon() { # CA file, log
-  alone SSL_CERT_FILE="$1" "$connector" --client-id-file credentials/client-id --client-secret-file credentials/client-secret \
+  # Not by the function: its process would be a shell's, and so would be the signal.
+  env -i "TMPDIR=$work/state" SSL_CERT_FILE="$1" "$connector" --client-id-file credentials/client-id --client-secret-file credentials/client-secret \
     --api-key-file api-key --base-url "$jumpcloud" --log-format json > "$2" 2>&1 &
   children+=($!)
 }
