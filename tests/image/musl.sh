@@ -15,7 +15,7 @@ cpu=$(uname -m)
 triple=$cpu-unknown-linux-musl
 out=${CARGO_TARGET_DIR:-$root/target}/musl
 binary=$out/baton-jumpcloud
-# The image must stay small enough to pull on every node; the measured size stands in RELEASING.md.
+# The image must stay small enough to pull on every node.
 limit=20000000
 
 say() { printf 'musl: %s\n' "$*"; }
