@@ -40,7 +40,8 @@ def main():
     if strange := sorted(set(parts) - set(locked)):
         fail(f"named and not locked: {strange[:5]}")
     for key, part in parts.items():
-        if not part.get("purl", "").startswith(f"pkg:cargo/{key[0]}@{key[1].replace('+', '%2B')}"):
+        # A plus may stand in a package URL as it is, or escaped.
+        if not part.get("purl", "").replace("%2B", "+").startswith(f"pkg:cargo/{key[0]}@{key[1]}"):
             fail(f"{key} has the package URL {part.get('purl')}")
         if not part.get("licenses"):
             fail(f"{key} has no licence")
