@@ -75,7 +75,8 @@ from_debian() {
   export BATON_OLD_MUSL=1
   build_std=(-Zbuild-std=std,panic_unwind)
   # The unwinder calls the locks only where they are linked in, and takes for granted that they are.
-  RUSTFLAGS=
+  # mimalloc's C code counts bits by libgcc.
+  RUSTFLAGS=" -Clink-arg=-lgcc"
   for symbol in $(nm "$self/libunwind.a" 2>/dev/null | awk '$1 == "w" && $2 ~ /^pthread/ { print $2 }' | sort -u); do
     RUSTFLAGS+=" -Clink-arg=-Wl,-u,$symbol"
   done
