@@ -529,20 +529,20 @@ impl Dispatcher {
         let peer = Peer::ConductorOne;
         let metrics = &self.shared.metrics;
         metrics.poll_failed();
-        if class == Class::Auth {
-            metrics.credentials_rejected(peer, true);
-        }
         let silent = self
             .failing_since
             .get_or_insert_with(Instant::now)
             .elapsed();
         let notices = &self.shared.settings.signals.notices;
-        if class == Class::Auth && self.health.set_fault(Fault::Credentials(peer), true) {
-            notices.tell(Notice::CredentialsRejected {
-                peer,
-                problem: problem.to_owned(),
-            });
-        } else if class != Class::Auth && silent >= DEGRADED_AFTER && !self.degraded {
+        if class == Class::Auth {
+            if self.health.set_fault(Fault::Credentials(peer), true) {
+                notices.tell(Notice::CredentialsRejected {
+                    peer,
+                    problem: problem.to_owned(),
+                });
+            }
+            metrics.credentials_rejected(peer, true);
+        } else if silent >= DEGRADED_AFTER && !self.degraded {
             self.degraded = true;
             notices.tell(Notice::Degraded {
                 peer,
@@ -561,7 +561,8 @@ impl Dispatcher {
             notices.tell(Notice::Recovered { peer });
         }
         self.health.set_fault(Fault::Credentials(peer), false);
-        self.shared.metrics.credentials_rejected(peer, false);
+        let rejected = self.health.is_rejected_by(peer);
+        self.shared.metrics.credentials_rejected(peer, rejected);
     }
 
     /// Starts what a poll brought; the first task gets the slot, the others wait for theirs in order.

@@ -19,9 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Problem, Secret, Source, Texts},
-    connector::jumpcloud::client::{Client, Convention, List, Standing},
+    connector::jumpcloud::{
+        client::{Client, Standing},
+        survey::Read,
+    },
     control_plane::{GrpcControlPlane, credentials::Credentials},
     error::{Class, Classify, Code, chain},
+    http::retry::Policy,
     notice::{Notice, Notices, Peer},
     provisioning::Keys,
     supervisor::health::{Fault, Health},
@@ -90,15 +94,9 @@ impl Holders {
             return Ok(());
         };
         let auth = super::jumpcloud_auth(&self.config, secret.clone());
-        let trial = super::jumpcloud_client_with(&self.config, auth.clone(), Metrics::default())
-            .map_err(|error| refusal(&error))?;
-        let one_user = List {
-            template: "/api/systemusers",
-            ids: Vec::new(),
-            query: vec![("fields", "_id".to_owned())],
-            convention: Convention::Wrapped,
-        };
-        match trial.probe(&one_user).await {
+        let trial = self.jumpcloud.for_trial(Policy::default(), true);
+        trial.replace_auth(auth.clone());
+        match trial.probe(&Read::Users.list()).await {
             Ok(_total) => {}
             // Who may not list users is known all the same.
             Err(error) if error.code() == Code::PermissionDenied => {}
@@ -147,15 +145,15 @@ impl Side {
             }
         }
     }
-}
 
-impl Side {
     /// Puts what is wanted in use, if it is not, its time has come and the peer accepts it.
     async fn settle(&mut self, trial: &dyn Trial, tell: &Tell) {
         let peer = self.peer;
         let fault = Fault::RotatedCredentials(peer);
         if self.wanted == self.in_use {
-            tell.health.set_fault(fault, false);
+            if tell.health.set_fault(fault, false) {
+                tell.verdict(peer);
+            }
             return;
         }
         if Instant::now() < self.next_try {
@@ -167,13 +165,15 @@ impl Side {
                 tell.health.set_fault(fault, false);
                 tell.health.set_fault(Fault::Credentials(peer), false);
                 tell.metrics.credentials_replaced(peer);
-                tell.metrics.credentials_rejected(peer, false);
+                tell.verdict(peer);
                 tracing::info!(peer = %peer, "rotated credentials are in use");
                 tell.notices.tell(Notice::CredentialsReplaced { peer });
             }
             Err(Refusal::Rejected(problem)) => {
                 self.next_try = Instant::now() + REJECTED_AGAIN;
-                if tell.health.set_fault(fault, true) {
+                let is_news = tell.health.set_fault(fault, true);
+                tell.verdict(peer);
+                if is_news {
                     tracing::error!(peer = %peer, error = problem,
                         "rotated credentials are rejected; the old ones stay in use");
                     tell.notices
@@ -201,40 +201,30 @@ struct Files {
 impl Files {
     /// What the files hold now, when it is not what they held before. Blocks on the file system.
     fn read(&mut self) -> Result<Option<Texts>, Problem> {
-        let changed = self.reload()?;
-        if changed.is_empty() {
+        let (fresh, texts) = self.reload()?;
+        if texts.0.is_empty() {
             return Ok(None);
         }
         // Several files are updated together, but are not read at the same moment.
-        let again = self.reload()?;
-        let settled = changed.len() == again.len()
-            && changed
-                .iter()
-                .zip(&again)
-                .all(|(one, other)| one.value().expose_secret() == other.value().expose_secret());
-        if !settled {
+        let (_, again) = self.reload()?;
+        if texts != again {
             return Ok(None);
         }
-        let mut texts = Texts::default();
-        for secret in changed {
-            texts.0.insert(secret.name(), secret.value().clone());
-            if let Some(known) = self
-                .secrets
-                .iter_mut()
-                .find(|known| known.name() == secret.name())
-            {
-                *known = secret;
-            }
-        }
+        self.secrets = fresh;
         Ok(Some(texts))
     }
 
-    fn reload(&self) -> Result<Vec<Secret>, Problem> {
-        let mut changed = Vec::new();
-        for secret in &self.secrets {
-            changed.extend(secret.reload(self.source.as_ref())?);
+    /// The credentials as they are now, and the texts of those that changed.
+    fn reload(&self) -> Result<(Vec<Secret>, Texts), Problem> {
+        let mut fresh = self.secrets.clone();
+        let mut changed = Texts::default();
+        for secret in &mut fresh {
+            if let Some(other) = secret.reload(self.source.as_ref())? {
+                changed.0.insert(other.name(), other.value().clone());
+                *secret = other;
+            }
         }
-        Ok(changed)
+        Ok((fresh, changed))
     }
 }
 
@@ -244,6 +234,14 @@ pub(super) struct Tell {
     pub(super) health: Arc<Health>,
     pub(super) notices: Notices,
     pub(super) metrics: Metrics,
+}
+
+impl Tell {
+    /// A peer has spoken about our credentials.
+    fn verdict(&self, peer: Peer) {
+        let rejected = self.health.is_rejected_by(peer);
+        self.metrics.credentials_rejected(peer, rejected);
+    }
 }
 
 /// Everything that a rotation touches.
@@ -293,7 +291,7 @@ impl Rotation {
         }
     }
 
-    /// Looks, tries and tells until shutdown. Critical: without it a rotation would be missed in silence.
+    /// Looks, tries and tells until shutdown.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let mut ticks = interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -349,12 +347,10 @@ impl Rotation {
     fn tell_standing(&mut self) {
         let peer = Peer::JumpCloud;
         let rejected = self.standing.borrow_and_update().rejected;
-        self.tell.metrics.credentials_rejected(peer, rejected);
-        if !self
-            .tell
-            .health
-            .set_fault(Fault::Credentials(peer), rejected)
-        {
+        let fault = Fault::Credentials(peer);
+        let is_news = self.tell.health.set_fault(fault, rejected);
+        self.tell.verdict(peer);
+        if !is_news {
             return;
         }
         if rejected {

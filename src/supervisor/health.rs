@@ -34,6 +34,14 @@ pub enum Fault {
     RotatedCredentials(Peer),
 }
 
+impl Fault {
+    const fn peer(self) -> Peer {
+        match self {
+            Self::Credentials(peer) | Self::RotatedCredentials(peer) => peer,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -101,6 +109,11 @@ impl Health {
         } else {
             faults.remove(&fault)
         }
+    }
+
+    /// Whether a peer rejects credentials, those in use or rotated ones.
+    pub fn is_rejected_by(&self, peer: Peer) -> bool {
+        lock(&self.faults).iter().any(|fault| fault.peer() == peer)
     }
 
     /// The faults that exist now.

@@ -124,7 +124,7 @@ pub const FAMILIES: &[FamilyInfo] = &[
         "baton_jumpcloud_credentials_rejected",
         Kind::Gauge,
         &["peer"],
-        "1 while the peer rejects our credentials",
+        "1 while the peer rejects our credentials, those in use or rotated ones",
     ),
     family(
         "baton_jumpcloud_credentials_replaced_total",

@@ -75,6 +75,7 @@ struct Scene {
     notices: tokio::sync::broadcast::Receiver<Notice>,
     secret: watch::Sender<Option<Arc<Texts>>>,
     standing: watch::Sender<Standing>,
+    metrics: Metrics,
     shutdown: CancellationToken,
 }
 
@@ -87,6 +88,7 @@ impl Scene {
         let listener = notices.listen();
         let (secret, watched) = watch::channel(None);
         let (standing, standing_seen) = watch::channel(Standing::default());
+        let metrics = Metrics::default();
         let shutdown = CancellationToken::new();
         let log = Log {
             level: Level::Error,
@@ -115,7 +117,7 @@ impl Scene {
                 log: control,
                 health: Arc::clone(&health),
                 notices,
-                metrics: Metrics::default(),
+                metrics: metrics.clone(),
             },
         };
         let run = rotation.run(shutdown.clone());
@@ -125,6 +127,7 @@ impl Scene {
             notices: listener,
             secret,
             standing,
+            metrics,
             shutdown,
         };
         (scene, run)
@@ -132,6 +135,12 @@ impl Scene {
 
     fn bring(&self, entries: &[(&'static str, &str)]) {
         self.secret.send_replace(Some(Arc::new(texts(entries))));
+    }
+
+    /// What the metric says of the rejection by any peer.
+    fn rejected(&self) -> u64 {
+        self.metrics
+            .sum("baton_jumpcloud_credentials_rejected", &[])
     }
 
     fn notices(&mut self) -> Vec<Notice> {
@@ -175,6 +184,7 @@ async fn rejected_texts_make_unready_and_are_tried_again_until_they_are_accepted
         let tried = scene.bench.tried();
         assert!((3..=4).contains(&tried.len()), "{tried:?}");
         assert!(!scene.health.is_ready());
+        assert_eq!(scene.rejected(), 1);
         let told = scene.notices();
         assert!(
             matches!(told.as_slice(), [Notice::CredentialsRejected { .. }]),
@@ -183,6 +193,7 @@ async fn rejected_texts_make_unready_and_are_tried_again_until_they_are_accepted
         scene.bench.accept("id+new");
         sleep(Duration::from_secs(41)).await;
         assert!(scene.health.is_ready());
+        assert_eq!(scene.rejected(), 0);
     })
     .await;
 }
@@ -197,6 +208,7 @@ async fn going_back_to_the_old_texts_ends_the_fault() {
         scene.bring(&[(SECRET, "old")]);
         sleep(MOMENT).await;
         assert!(scene.health.is_ready());
+        assert_eq!(scene.rejected(), 0);
         assert_eq!(scene.bench.tried(), ["id+new"]);
     })
     .await;

@@ -49,7 +49,7 @@ impl Read {
     }
 
     /// The listing with as few fields as it can give.
-    pub(super) fn list(&self) -> List {
+    pub fn list(&self) -> List {
         let (template, convention) = match self {
             Self::Users => ("/api/systemusers", Convention::Wrapped),
             Self::Administrators => ("/api/users", Convention::Wrapped),
