@@ -43,6 +43,15 @@ impl From<app::Failure> for End {
     }
 }
 
+impl From<telemetry::Error> for End {
+    fn from(error: telemetry::Error) -> Self {
+        Self {
+            message: baton_jumpcloud::error::chain(&error),
+            code: 1,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,10 +93,7 @@ fn run() -> Result<(), End> {
 
 /// Starts logging, and traces if they are wanted; says what the operator should know about the configuration.
 fn start(config: &Config) -> Result<(LogControl, Traces), End> {
-    let (log, traces) = tell(config).map_err(|error| End {
-        message: baton_jumpcloud::error::chain(&error),
-        code: 1,
-    })?;
+    let (log, traces) = tell(config)?;
     if config
         .debug_until
         .is_some_and(|until| SystemClock.now() < until)
@@ -134,13 +140,6 @@ fn tell(config: &Config) -> Result<(LogControl, Traces), telemetry::Error> {
     telemetry::init(&config.log, &secrets, clock).map(|log| (log, Traces::default()))
 }
 
-fn begin_logs(log: &Log, config: &Config) -> Result<LogControl, End> {
-    telemetry::init(log, &config.secrets(), Arc::new(SystemClock)).map_err(|error| End {
-        message: baton_jumpcloud::error::chain(&error),
-        code: 1,
-    })
-}
-
 /// Checks the configuration and prints what was found; the exit code says how it ended.
 fn run_probe(probe: &Probe) -> Result<(), End> {
     if let Ok(config) = &probe.request.config {
@@ -149,7 +148,7 @@ fn run_probe(probe: &Probe) -> Result<(), End> {
             paths: Vec::new(),
             ..config.log.clone()
         };
-        begin_logs(&log, config)?;
+        telemetry::init(&log, &config.secrets(), Arc::new(SystemClock))?;
     }
     let report = block_on(app::probe::probe(&probe.request, &SystemSource))??;
     print(&if probe.json {

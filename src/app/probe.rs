@@ -93,7 +93,7 @@ fn configuration(config: &Result<Box<Config>, config::Error>) -> Finding {
             config.notices.iter().fold(
                 Finding::warning(format!(
                     "{mode}, with {}",
-                    counted(config.notices.len(), "remark")
+                    counted(count_of(config.notices.len()), "remark")
                 )),
                 Finding::advise,
             )
@@ -106,15 +106,20 @@ fn configuration(config: &Result<Box<Config>, config::Error>) -> Finding {
         Err(error) => error.problems().iter().fold(
             Finding::failed(
                 Class::Configuration,
-                counted(error.problems().len(), "problem"),
+                counted(count_of(error.problems().len()), "problem"),
             ),
             |finding, problem| finding.advise(problem.to_string()),
         ),
     }
 }
 
+/// A length as a number of a finding.
+fn count_of(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
 /// A number with its noun.
-fn counted(number: usize, noun: &str) -> String {
+fn counted(number: u64, noun: &str) -> String {
     match number {
         1 => format!("1 {noun}"),
         _ => format!("{number} {noun}s"),
@@ -190,11 +195,21 @@ impl Run {
                 .advise("see whether the peer is slow, or a firewall drops packets without a word"))
             }),
         };
+        self.ended(name, ended, Some(begun.elapsed()))
+    }
+
+    /// Adds a check that was made; what it brought, if it went well enough to go on.
+    fn ended<T>(
+        &mut self,
+        name: &'static str,
+        ended: Result<(Finding, T), Finding>,
+        took: Option<Duration>,
+    ) -> Option<T> {
         let (finding, value) = match ended {
             Ok((finding, value)) => (finding, Some(value)),
             Err(finding) => (finding, None),
         };
-        self.add(name, finding, Some(begun.elapsed()));
+        self.add(name, finding, took);
         value
     }
 }

@@ -281,6 +281,14 @@ impl Credentials {
             client_secret: ClientSecret::parse(client_secret)?,
         })
     }
+
+    /// Where to send requests: the override if there is one, else the host of the client id.
+    pub fn api_host(&self, overridden: Option<&str>) -> Result<Host, Error> {
+        match overridden {
+            Some(text) => Host::parse_override(text),
+            None => Ok(self.client_id.host().clone()),
+        }
+    }
 }
 
 enum Shape {

@@ -21,7 +21,7 @@ use super::{
     ControlPlane, Error, HeartbeatReply, Polled, TaskResult,
     auth::{HttpTokenEndpoint, Token, TokenSource},
     channel::{ConnectError, Connector, Link, ProxyRules},
-    credentials::{Credentials, Host},
+    credentials::Credentials,
     shorten,
     upload::feed,
 };
@@ -541,10 +541,7 @@ fn session(
     credentials: Credentials,
     connector: &Connector,
 ) -> Result<Session, Error> {
-    let host = match &settings.api_host {
-        Some(text) => Host::parse_override(text)?,
-        None => credentials.client_id.host().clone(),
-    };
+    let host = credentials.api_host(settings.api_host.as_deref())?;
     let user_agent = user_agent(credentials.client_id.name(), &settings.version);
     let endpoint = HttpTokenEndpoint::try_new(
         credentials,

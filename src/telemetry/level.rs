@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::LogControl;
-use crate::{clock::Clock, config::Level};
+use crate::{clock::Clock, config::Level, supervisor::lock};
 
 /// How long another level lasts when nothing is said.
 pub const DEFAULT: Duration = Duration::from_mins(15);
@@ -65,7 +65,7 @@ impl LevelSwitch {
 
     /// What is logged now, and until when.
     pub fn state(&self) -> State {
-        let lifted = *self.lifted.lock().unwrap_or_else(PoisonError::into_inner);
+        let lifted = *lock(&self.lifted);
         State {
             level: self.log.level(),
             configured: self.configured,
@@ -75,7 +75,7 @@ impl LevelSwitch {
 
     /// Logs at another level for so long; the configured level ends an earlier wish.
     pub fn set(&self, level: Level, lasts: Duration) -> State {
-        let mut lifted = self.lifted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lifted = lock(&self.lifted);
         *lifted = if level == self.configured {
             None
         } else {
@@ -97,7 +97,7 @@ impl LevelSwitch {
     /// Goes back to the configured level whenever the time of another one is over. Never ends; one at a time.
     pub async fn keep(&self) {
         loop {
-            let lifted = *self.lifted.lock().unwrap_or_else(PoisonError::into_inner);
+            let lifted = *lock(&self.lifted);
             let Some((end, _)) = lifted else {
                 self.changed.notified().await;
                 continue;
@@ -111,7 +111,7 @@ impl LevelSwitch {
 
     /// Goes back, unless somebody asked for something else in this moment.
     fn end(&self, due: Instant) {
-        let mut lifted = self.lifted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lifted = lock(&self.lifted);
         if lifted.is_none_or(|(end, _)| end > due) {
             return;
         }

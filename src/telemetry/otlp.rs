@@ -10,7 +10,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -29,7 +29,7 @@ use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
 use super::{Error, spans};
-use crate::config::Traces;
+use crate::{config::Traces, supervisor::lock};
 
 /// How long the end waits for spans that have not been sent.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(5);
@@ -138,7 +138,7 @@ impl<E: Export> Export for Quiet<E> {
         let lost = batch.len();
         let result = self.inner.export(batch).await;
         if let Err(error) = &result {
-            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut said = lock(&self.said);
             if said.is_none_or(|at| at.elapsed() >= QUIET) {
                 *said = Some(Instant::now());
                 drop(said);

@@ -55,8 +55,12 @@ pub fn task(id: &str, kind: &'static str) -> Span {
 pub fn task_ended(span: &Span, outcome: &'static str, is_failure: bool) {
     span.record("baton.task.outcome", outcome);
     if is_failure {
-        span.record("otel.status_code", "ERROR");
+        failed(span);
     }
+}
+
+fn failed(span: &Span) {
+    span.record("otel.status_code", "ERROR");
 }
 
 /// The work of a handler.
@@ -83,14 +87,14 @@ pub fn request(method: &'static str, template: &'static str) -> Span {
 pub fn request_answered(span: &Span, status: u16) {
     span.record("http.response.status_code", status);
     if status >= 400 {
-        span.record("otel.status_code", "ERROR");
+        failed(span);
     }
 }
 
 /// A request got no answer, or not all of it.
 pub fn request_broke(span: &Span, what: &'static str) {
     span.record("error.type", what);
-    span.record("otel.status_code", "ERROR");
+    failed(span);
 }
 
 /// One attempt of an RPC to ConductorOne; none for a question for work.
@@ -115,7 +119,7 @@ pub fn rpc(method: &'static str) -> Span {
 pub fn rpc_ended(span: &Span, code: Code) {
     span.record("rpc.grpc.status_code", code.number());
     if code != Code::Ok {
-        span.record("otel.status_code", "ERROR");
+        failed(span);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::net::lookup_host;
 
-use super::{Class, Finding, Run, machine::Parts, proxy_rules};
+use super::{Class, Finding, Run, count_of, machine::Parts, proxy_rules};
 use crate::{
     app::jumpcloud,
     clock::SystemClock,
@@ -101,7 +101,7 @@ async fn resolve(connector: &Connector, host: &Host) -> Result<(Finding, Hop), F
     match found {
         Ok(count) => {
             let seen = format!("{what}{} has {}", hop.host, addresses(count));
-            let finding = Finding::ok(seen).number("addresses", number(count));
+            let finding = Finding::ok(seen).number("addresses", count_of(count));
             Ok((finding, hop))
         }
         Err(error) => {
@@ -122,10 +122,6 @@ fn addresses(count: usize) -> String {
         1 => "1 address".to_owned(),
         _ => format!("{count} addresses"),
     }
-}
-
-fn number(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 async fn connect(connector: &Connector, host: &Host, hop: &Hop) -> Result<(Finding, ()), Finding> {

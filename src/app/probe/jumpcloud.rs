@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Class, Finding, Run, counted};
+use super::{Class, Finding, Run, count_of, counted};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::{Config, ProvisioningMode},
@@ -183,7 +183,7 @@ impl Lists<'_> {
         let work = async {
             match survey::events_since(self.client, since).await {
                 Ok(count) => Ok((
-                    Finding::ok(format!("{} in the last hour", counted_u64(count, "event")))
+                    Finding::ok(format!("{} in the last hour", counted(count, "event")))
                         .number("events", count),
                     (),
                 )),
@@ -211,7 +211,7 @@ fn organizations(found: &Sample, org_id: Option<&str>) -> Result<(Finding, ()), 
     }
     let seen = format!(
         "the key is accepted and sees {}: {shown}",
-        counted_u64(count, "organisation")
+        counted(count, "organisation")
     );
     let numbered = |finding: Finding| finding.number("organizations", count);
     match org_id {
@@ -222,11 +222,11 @@ fn organizations(found: &Sample, org_id: Option<&str>) -> Result<(Finding, ()), 
             )
             .advise(GIVE_ROLE),
         )),
-        Some(id) if found.ids.iter().any(|one| one.eq_ignore_ascii_case(id)) => {
-            Ok((numbered(Finding::ok(format!("{seen}; {id} is used"))), ()))
-        }
         // The rest of a long list was not read.
-        Some(id) if count > count_of(found.ids.len()) => {
+        Some(id)
+            if count > count_of(found.ids.len())
+                || found.ids.iter().any(|one| one.eq_ignore_ascii_case(id)) =>
+        {
             Ok((numbered(Finding::ok(format!("{seen}; {id} is used"))), ()))
         }
         Some(id) => Err(numbered(
@@ -239,14 +239,6 @@ fn organizations(found: &Sample, org_id: Option<&str>) -> Result<(Finding, ()), 
         )),
         None => Ok((numbered(Finding::ok(seen)), ())),
     }
-}
-
-fn count_of(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
-}
-
-fn counted_u64(number: u64, noun: &str) -> String {
-    counted(usize::try_from(number).unwrap_or(usize::MAX), noun)
 }
 
 fn rows(read: &Read, sample: &Sample) -> Finding {
@@ -371,7 +363,7 @@ fn throttled(clients: &[&Client]) -> Finding {
     }
     let seen = format!(
         "{throttled} of {} asked to slow down",
-        counted_u64(calls, "answer")
+        counted(calls, "answer")
     );
     let finding = if throttled == 0 {
         Finding::ok(seen)

@@ -34,7 +34,7 @@ pub(super) async fn check(run: &mut Run, config: &Config) {
 
 #[cfg(feature = "kubernetes")]
 mod asking {
-    use super::super::{Class, Finding, counted};
+    use super::super::{Class, Finding, count_of, counted};
     use crate::{
         error::chain,
         kubernetes::{
@@ -77,7 +77,7 @@ mod asking {
         let held = asked - missing.len();
         let seen = format!(
             "{held} of {} in namespace {namespace}",
-            counted(asked, "permission")
+            counted(count_of(asked), "permission")
         );
         let finding = if missing.is_empty() {
             Finding::ok(seen)
@@ -93,9 +93,8 @@ mod asking {
                 format!("allow \"{permission}\" in the Role of the service account")
             })
         });
-        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         finding
-            .number("asked", number(asked))
-            .number("held", number(held))
+            .number("asked", count_of(asked))
+            .number("held", count_of(held))
     }
 }

@@ -7,7 +7,7 @@ use rustix::fs::statvfs;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::ExposeSecret as _;
 
-use super::{Class, Finding, Run, counted, proxy_rules};
+use super::{Class, Finding, Run, count_of, counted, proxy_rules};
 use crate::{
     app::jumpcloud_client,
     clock::{Clock as _, SystemClock},
@@ -47,25 +47,16 @@ pub(super) struct Parts {
 }
 
 pub(super) fn check(run: &mut Run, config: &Config, source: &dyn Source) -> Parts {
-    let credentials = kept(run, "conductorone-credentials", conductorone(config));
-    let client = kept(run, "jumpcloud-credentials", jumpcloud(config));
+    let credentials = run.ended("conductorone-credentials", conductorone(config), None);
+    let client = run.ended("jumpcloud-credentials", jumpcloud(config), None);
     run.note("work-folder", work_folder(&config.work_dir, source));
-    let connector = kept(run, "certificates", certificates(config, source));
+    let connector = run.ended("certificates", certificates(config, source), None);
     run.note("clock", clock(SystemClock.now()));
     Parts {
         credentials,
         connector,
         client,
     }
-}
-
-fn kept<T>(run: &mut Run, name: &'static str, ended: Result<(Finding, T), Finding>) -> Option<T> {
-    let (finding, value) = match ended {
-        Ok((finding, value)) => (finding, Some(value)),
-        Err(finding) => (finding, None),
-    };
-    run.note(name, finding);
-    value
 }
 
 fn unusable(error: &(dyn std::error::Error + 'static)) -> Finding {
@@ -81,10 +72,7 @@ fn conductorone(config: &Config) -> Result<(Finding, (Credentials, Host)), Findi
         service.client_secret.value(),
     )
     .and_then(|credentials| {
-        let host = match &service.api_host {
-            Some(text) => Host::parse_override(text)?,
-            None => credentials.client_id.host().clone(),
-        };
+        let host = credentials.api_host(service.api_host.as_deref())?;
         Ok((credentials, host))
     });
     match read {
@@ -164,9 +152,9 @@ fn certificates(config: &Config, source: &dyn Source) -> Result<(Finding, Connec
         &super::conductorone::timeouts(),
     )
     .map_err(|error| unusable(&error))?;
-    let extra = config.extra_ca_pem.as_deref().map_or(0, |pem| {
+    let extra = count_of(config.extra_ca_pem.as_deref().map_or(0, |pem| {
         CertificateDer::pem_slice_iter(pem).flatten().count()
-    });
+    }));
     let seen = match extra {
         0 => "those of the system".to_owned(),
         _ => format!(
@@ -174,7 +162,6 @@ fn certificates(config: &Config, source: &dyn Source) -> Result<(Finding, Connec
             counted(extra, "certificate")
         ),
     };
-    let extra = u64::try_from(extra).unwrap_or(u64::MAX);
     Ok((Finding::ok(seen).number("extra", extra), connector))
 }
 
