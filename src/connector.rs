@@ -2,6 +2,8 @@
 //!
 //! The messages are those of `c1.connector.v2`; [`Page`] carries one page of a listing.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 
 use crate::{
@@ -47,6 +49,19 @@ pub struct SyncScope {
     pub sync_id: String,
     /// The resource types that this sync reads; empty means all. Lets a connector skip what nobody will store.
     pub resource_type_ids: Vec<String>,
+    /// A folder that lives as long as this sync, over restarts of the process: what a connector keeps there it finds
+    /// again when the sync goes on. `None` = nothing outlives the process.
+    pub folder: Option<PathBuf>,
+}
+
+/// What a directory lets its reader read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Validation {
+    /// What people should know (a read-only key, an optional part that is switched off).
+    pub warnings: Vec<String>,
+    /// Resource types that cannot be read, and that the operator allows to be missing. A sync leaves them out whole, so
+    /// that none looks empty.
+    pub unreadable: Vec<String>,
 }
 
 /// A directory that can be synced. Methods are called concurrently; every future is cancel-safe.
@@ -57,8 +72,8 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Checks the credentials and each permission that a sync needs.
     ///
-    /// The answer is a list of warnings for people (a read-only key, an optional part that is switched off).
-    async fn validate(&self) -> Result<Vec<String>, Error>;
+    /// What cannot be read is an error, unless the operator allows it to be missing.
+    async fn validate(&self) -> Result<Validation, Error>;
 
     /// All resource types, in a fixed order.
     fn resource_types(&self) -> Vec<v2::ResourceType>;
@@ -110,7 +125,16 @@ pub trait Connector: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Ends a sync: everything kept for it is dropped, whether the sync succeeded or not.
+    /// How fast the directory may be asked at this moment, in a unit of the connector's own; 0 = it does not say.
+    fn pace(&self) -> u64 {
+        0
+    }
+
+    /// Starts with a pace that an earlier process found out.
+    fn set_pace(&self, _pace: u64) {}
+
+    /// Ends a sync: everything kept for it in memory is dropped, whether the sync succeeded or not. What is in its folder
+    /// stays; the folder belongs to whoever made it.
     async fn cleanup(&self, sync_id: &str);
 }
 

@@ -20,7 +20,7 @@ use self::{
     survey::Read,
     users::Users,
 };
-use super::{Connector, Error, Page, SyncScope};
+use super::{Connector, Error, Page, SyncScope, Validation};
 use crate::{
     error::{Classify, Code},
     proto::connector as v2,
@@ -144,7 +144,7 @@ impl Connector for JumpCloud {
     }
 
     /// Makes the four reads that a sync cannot do without, at once; all missing permissions are named together.
-    async fn validate(&self) -> Result<Vec<String>, Error> {
+    async fn validate(&self) -> Result<Validation, Error> {
         let probe = |read: Read| async move {
             let result = self.client.probe(&read.list()).await;
             (read.what(), result)
@@ -171,7 +171,7 @@ impl Connector for JumpCloud {
             }
         }
         if missing.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Validation::default());
         }
         Err(Error::Permission {
             what: format!(

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     c1z::{Finish, GrantOutcome, InvariantMarker, SyncStart, Writer},
-    connector::{self, Connector, Page, SyncScope},
+    connector::{self, Connector, Page, SyncScope, Validation},
     error::{Class, Classify, Code},
     model::{self, SyncId},
     proto::{self, connector as v2},
@@ -125,7 +125,10 @@ async fn write(
         attempts: VALIDATE_ATTEMPTS,
         budget: limits.retry_budget.min(VALIDATE_BUDGET),
     };
-    let mut warnings = tokio::select! {
+    let Validation {
+        mut warnings,
+        unreadable,
+    } = tokio::select! {
         biased;
         () = environment.cancel.cancelled() => return Err(Error::Cancelled),
         validated = retry::call(policy, "validate", || connector.validate()) =>
@@ -149,7 +152,9 @@ async fn write(
         scope: SyncScope {
             sync_id: sync_id.clone(),
             resource_type_ids: request.resource_type_ids.clone(),
+            folder: None,
         },
+        unreadable,
         policy: Policy {
             attempts: u32::MAX,
             budget: limits.retry_budget,
@@ -398,6 +403,8 @@ struct Engine<'a> {
     environment: Environment<'a>,
     kind: Kind,
     scope: SyncScope,
+    /// Resource types that are left out because the connector may not read them.
+    unreadable: Vec<String>,
     policy: Policy,
     writer: &'a Writer,
     types: Types,
@@ -780,6 +787,7 @@ impl Engine<'_> {
             .into_iter()
             .filter(|each| !each.id.is_empty())
             .filter(|each| filter.is_empty() || filter.contains(&each.id))
+            .filter(|each| !self.unreadable.contains(&each.id))
             .collect();
         let stored = wanted.clone();
         let now = self.environment.clock.now();

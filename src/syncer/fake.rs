@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    connector::{Connector, Error, Page, SyncScope},
+    connector::{Connector, Error, Page, SyncScope, Validation},
     model,
     proto::{self, Any, connector as v2},
 };
@@ -235,9 +235,12 @@ impl Connector for FakeConnector {
         }
     }
 
-    async fn validate(&self) -> Result<Vec<String>, Error> {
+    async fn validate(&self) -> Result<Validation, Error> {
         self.record("validate", "", "")?;
-        Ok(self.inner().notes.clone())
+        Ok(Validation {
+            warnings: self.inner().notes.clone(),
+            unreadable: Vec::new(),
+        })
     }
 
     fn resource_types(&self) -> Vec<v2::ResourceType> {

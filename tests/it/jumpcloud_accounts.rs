@@ -206,6 +206,7 @@ impl Rig {
         let scope = SyncScope {
             sync_id: "look".to_owned(),
             resource_type_ids: Vec::new(),
+            folder: None,
         };
         let mut token = None;
         loop {

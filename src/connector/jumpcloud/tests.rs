@@ -328,6 +328,7 @@ fn scope(sync_id: &str) -> SyncScope {
     SyncScope {
         sync_id: sync_id.to_owned(),
         resource_type_ids: Vec::new(),
+        folder: None,
     }
 }
 
@@ -1238,7 +1239,7 @@ async fn a_forbidden_list_fails_the_sync_because_half_a_tenant_looks_like_access
 #[tokio::test]
 async fn validation_makes_four_calls_and_names_every_missing_permission() {
     let rig = rig(example()).await;
-    assert!(rig.connector.validate().await.unwrap().is_empty());
+    assert!(rig.connector.validate().await.unwrap().warnings.is_empty());
     assert_eq!(rig.calls().len(), 4);
     rig.change(|tenant| {
         tenant.status("/api/v2/usergroups", 403);
@@ -1334,6 +1335,7 @@ async fn grants_that_nobody_would_store_are_not_asked_for() {
     let only = |kinds: &[&str]| SyncScope {
         sync_id: "filtered".to_owned(),
         resource_type_ids: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
+        folder: None,
     };
     let app = ids::bare(APP, TICKET_DESK);
     let grants = rig.grants(&only(&[APP, GROUP]), &app).await.unwrap();

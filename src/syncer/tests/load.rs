@@ -68,8 +68,8 @@ impl Connector for Tenant {
         v2::ConnectorMetadata::default()
     }
 
-    async fn validate(&self) -> Result<Vec<String>, connector::Error> {
-        Ok(Vec::new())
+    async fn validate(&self) -> Result<connector::Validation, connector::Error> {
+        Ok(connector::Validation::default())
     }
 
     fn resource_types(&self) -> Vec<v2::ResourceType> {

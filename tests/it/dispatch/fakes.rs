@@ -431,7 +431,7 @@ impl Connector for FakeConnector {
         }
     }
 
-    async fn validate(&self) -> Result<Vec<String>, connector::Error> {
+    async fn validate(&self) -> Result<connector::Validation, connector::Error> {
         self.validations.send_modify(|count| *count += 1);
         self.open.subscribe().wait_for(|open| *open).await.unwrap();
         let verdict = self.validation.lock().unwrap().pop_front();
@@ -439,7 +439,7 @@ impl Connector for FakeConnector {
             Some(Err(what)) => Err(connector::Error::Permission {
                 what: what.to_owned(),
             }),
-            Some(Ok(())) | None => Ok(Vec::new()),
+            Some(Ok(())) | None => Ok(connector::Validation::default()),
         }
     }
 
