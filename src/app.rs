@@ -282,7 +282,7 @@ pub async fn serve(
         },
     );
     supervisor.spawn("rotation", rotation.run(supervisor.shutdown_token()));
-    full_sync::remove_stale(&config.work_dir, started).await;
+    full_sync::remove_stale(&config.work_dir, started, config.sync.resume_max_age).await;
     provisioning.start().await;
     let registry = handlers::Registry::new(
         &connector,
@@ -293,6 +293,7 @@ pub async fn serve(
             metrics: metrics.clone(),
             sync: full_sync::LocalOptions {
                 resource_type_ids: config.sync.resource_types.clone(),
+                resume_max_age: config.sync.resume_max_age,
                 workers: config.sync.workers,
                 skip_full_sync: config.sync.skip_full_sync,
                 storage_engine: match config.sync.storage_engine {
@@ -430,6 +431,7 @@ pub async fn sync_once(config: &Config, log: &LogControl) -> Result<(), Failure>
         clock: &SystemClock,
         progress,
         cancel,
+        keep: false,
     };
     let started = tokio::time::Instant::now();
     let report = syncer::sync_to_file(&connector, &request, environment, &config.file)

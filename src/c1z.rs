@@ -5,14 +5,15 @@
 //!
 //! Invariants of a written file: one sync; one row per `(entitlement, principal)`; blobs that always hold the ids that
 //! their columns show; expansion data in its own column and never in the blob; all data in the main database file,
-//! no write-ahead log. The working database has no name in the file system once it is open, so that nothing is left
-//! behind however the process ends.
+//! no write-ahead log. The working database either has no name in the file system once it is open, so that nothing is
+//! left behind however the process ends, or is kept on purpose, so that the sync can go on after the process ended.
 
 use std::{io, path::PathBuf};
 
 use crate::error::{Class, Classify, Code};
 
 mod envelope;
+mod kept;
 mod reader;
 mod schema;
 mod store;
@@ -20,6 +21,7 @@ mod time_text;
 mod writer;
 
 pub use envelope::{Limits, MAGIC_V1, MAGIC_V3};
+pub use kept::{Forgotten, Unfinished};
 pub use reader::{GrantFilter, Reader, ResourceFilter, Rows, StoredGrant, SyncRun};
 pub use store::{
     Counts, Expandable, Finish, GrantOutcome, InvariantMarker, PrincipalCursor, SyncStart,
@@ -79,6 +81,12 @@ pub enum Error {
         limit: u64,
         /// What the frame itself declares, where it does.
         declared: Option<u64>,
+    },
+    /// A working database that was kept cannot be gone on with.
+    #[error("the kept working database cannot be used: {problem}")]
+    Unusable {
+        /// What is wrong with it.
+        problem: String,
     },
     /// What was decoded is not a SQLite database.
     #[error("the content of the file is not a SQLite database")]
@@ -164,6 +172,7 @@ impl Classify for Error {
             | Self::Frame { .. }
             | Self::TooLarge { .. }
             | Self::NotDatabase
+            | Self::Unusable { .. }
             | Self::MissingTable { .. }
             | Self::Column { .. }
             | Self::Blob { .. } => Class::Permanent,
@@ -180,6 +189,7 @@ impl Classify for Error {
             Self::Magic { .. } => Code::InvalidArgument,
             Self::Frame { .. }
             | Self::NotDatabase
+            | Self::Unusable { .. }
             | Self::MissingTable { .. }
             | Self::Column { .. }
             | Self::Blob { .. } => Code::DataLoss,

@@ -186,6 +186,8 @@ pub struct SyncOptions {
     pub skip_grants: bool,
     /// Write an empty sync.
     pub skip_full_sync: bool,
+    /// How old an unfinished sync may be that the next attempt goes on with; zero = each sync begins anew.
+    pub resume_max_age: Duration,
     /// How many listings run at once; 0 = chosen by the engine, 1 = one after the other.
     pub workers: usize,
     /// The file format asked for.

@@ -125,6 +125,10 @@ pub trait Connector: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Tells one directory, and the way in which it is read, from another: rows of two syncs may only be mixed where it is
+    /// the same. A credential in it is hashed with the salt.
+    fn fingerprint(&self, salt: &str) -> String;
+
     /// How fast the directory may be asked at this moment, in a unit of the connector's own; 0 = it does not say.
     fn pace(&self) -> u64 {
         0

@@ -3,7 +3,7 @@
 //! A handler turns one task into an [`Outcome`] or an [`Error`]; it never reports the end of a task itself, never
 //! retries what the dispatcher retries, and never sees the connection to ConductorOne but through
 //! [`ControlPlane`]. Invariants: every kind has a handler; a handler that is asked to stop through
-//! [`Context::cancel`] leaves no file behind.
+//! [`Context::cancel`] leaves no file behind but what its next attempt goes on with.
 //!
 //! What each kind is answered with:
 //!
@@ -216,6 +216,8 @@ pub struct Context<'a> {
     pub kind: Kind,
     /// Asks the handler to stop and clean up.
     pub cancel: &'a CancellationToken,
+    /// ConductorOne wants the task no more; fires before `cancel`. Work that could be gone on with is thrown away then.
+    pub revoked: &'a CancellationToken,
     /// The connection to ConductorOne, for uploads and for Hello.
     pub control_plane: &'a dyn ControlPlane,
     /// Hears what people should know.

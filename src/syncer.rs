@@ -13,6 +13,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     proto::connector as v2,
 };
 
+mod checkpoint;
 mod engine;
 mod expand;
 #[cfg(any(test, feature = "simulator"))]
@@ -30,6 +32,7 @@ pub mod fake;
 mod graph;
 mod ingest;
 mod invariants;
+mod kept;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -55,7 +58,7 @@ pub struct SyncRequest {
 }
 
 /// What a finished sync holds.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The KSUID of the sync.
     pub sync_id: String,
@@ -72,9 +75,13 @@ pub struct Report {
     /// What a person should know; the sync is still whole.
     pub warnings: Vec<String>,
     /// Wall time by step.
+    #[serde(skip)]
     pub steps: BTreeMap<&'static str, Duration>,
     /// Size of the sealed file.
     pub file_bytes: u64,
+    /// The sync went on with what an earlier attempt had kept; steps and the connector's warnings are those of this
+    /// attempt.
+    pub is_resumed: bool,
 }
 
 /// Told how a sync gets on; calls are cheap and never block.
@@ -103,8 +110,13 @@ pub struct Environment<'a> {
     pub clock: &'a dyn Clock,
     /// Told how the sync gets on.
     pub progress: &'a dyn Progress,
-    /// Ends the sync; nothing is left behind then.
+    /// Ends the sync.
     pub cancel: &'a CancellationToken,
+    /// Keep what the sync has in `work_dir` when it does not come to its end, and go on with what is kept there.
+    ///
+    /// The folder is then that of this sync alone, and who calls decides whether what it holds may be gone on with: same
+    /// directory, same configuration, same request. Targeted and empty syncs keep nothing.
+    pub keep: bool,
 }
 
 /// Bounds of a sync that no task sets.
@@ -114,6 +126,8 @@ pub struct Limits {
     pub retry_budget: Duration,
     /// How long [`Connector::cleanup`] may take.
     pub cleanup_timeout: Duration,
+    /// How long finished listings may wait for the next checkpoint: what a killed process loses of its work.
+    pub checkpoint_every: Duration,
 }
 
 impl Default for Limits {
@@ -121,14 +135,15 @@ impl Default for Limits {
         Self {
             retry_budget: Duration::from_hours(1),
             cleanup_timeout: Duration::from_secs(30),
+            checkpoint_every: Duration::from_millis(20),
         }
     }
 }
 
 /// Runs one sync and writes the finished file to `target`, which appears whole or not at all.
 ///
-/// [`Connector::cleanup`] is always called. On an error no file is left behind, neither at `target` nor in the work
-/// folder; what was at `target` before stays. Not cancel-safe by dropping: use `environment.cancel`, which waits for
+/// [`Connector::cleanup`] is always called. On an error nothing is left behind at `target`; what was there before stays.
+/// In the work folder nothing is left either, unless [`Environment::keep`] asks for it. Not cancel-safe by dropping: use `environment.cancel`, which waits for
 /// the writer to stop.
 pub async fn sync_to_file(
     connector: &dyn Connector,

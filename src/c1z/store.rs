@@ -1,8 +1,9 @@
 //! The working database of one sync: what is written, and what the engine reads back while it runs.
 //!
 //! Synchronous and single-owner; [`Writer`](super::Writer) runs it on a thread of its own. Memory is bounded by the
-//! page cache and by the batch in hand, never by the tenant. There is no journal and nothing is flushed until the
-//! seal: a database that is interrupted is thrown away whole.
+//! page cache and by the batch in hand, never by the tenant. Without a name in the file system there is no journal and
+//! nothing is flushed until the seal: such a database is thrown away whole when it is interrupted. The one that is kept
+//! is that of [`kept`](super::kept).
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,7 @@ use std::{
 use jiff::Timestamp;
 use prost::Message;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -91,7 +93,7 @@ pub struct StoredRow<M> {
 }
 
 /// What became of a batch of grants.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantOutcome {
     /// Rows written, new or replaced.
     pub stored: u64,
@@ -134,11 +136,13 @@ pub type PrincipalCursor = (String, String);
 
 /// The working database of one sync.
 pub struct Store {
-    connection: Connection,
-    /// The same file, kept because the name is gone.
+    pub(super) connection: Connection,
+    /// The same file, for packing it: the name may be gone.
     file: File,
     folder: PathBuf,
-    sync_id: String,
+    pub(super) sync_id: String,
+    /// The name of a database that outlives the process.
+    kept: Option<PathBuf>,
     cancel: CancellationToken,
     /// Rows since the transaction began; `None` outside one.
     open_rows: Option<usize>,
@@ -160,26 +164,40 @@ impl Store {
         cancel: CancellationToken,
     ) -> Result<Self, Error> {
         let (connection, file) = scratch(folder, |_| Ok(()), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let setup = Error::database("be set up");
+        connection
+            .execute_batch(
+                "pragma page_size = 4096;
+                 pragma encoding = 'UTF-8';
+                 pragma journal_mode = off;
+                 pragma locking_mode = exclusive;
+                 pragma synchronous = off;",
+            )
+            .map_err(Error::database("be set up"))?;
+        Self::set_up(connection, file, folder, start, cancel, None)
+    }
+
+    /// Makes the tables and begins the sync.
+    pub(super) fn set_up(
+        connection: Connection,
+        file: File,
+        folder: &Path,
+        start: &SyncStart,
+        cancel: CancellationToken,
+        kept: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let store = Self::over(connection, file, folder, start, cancel, kept)?;
         let ddl: Vec<String> = TABLES
             .iter()
             .map(|&table| table.to_owned())
             .chain(EARLY.iter().map(super::schema::Index::ddl))
             .collect();
-        connection
-            .execute_batch(&format!(
-                "pragma page_size = 4096;
-                 pragma encoding = 'UTF-8';
-                 pragma journal_mode = off;
-                 pragma locking_mode = exclusive;
-                 pragma synchronous = off;
-                 pragma temp_store = file;
-                 pragma cache_size = -{CACHE_KIB};
-                 {};",
-                ddl.join(";\n")
-            ))
-            .map_err(setup)?;
-        connection
+        // All or nothing: what is kept and has no sync would be of no use.
+        store
+            .connection
+            .execute_batch(&format!("begin; {};", ddl.join(";\n")))
+            .map_err(Error::database("be set up"))?;
+        store
+            .connection
             .execute(
                 "insert into v1_sync_runs (sync_id, started_at, sync_token, sync_type, grants_backfilled)
                  values (?1, ?2, '', ?3, 1)",
@@ -190,6 +208,29 @@ impl Store {
                 ],
             )
             .map_err(Error::database("begin a sync"))?;
+        store
+            .connection
+            .execute_batch("commit")
+            .map_err(Error::database("be set up"))?;
+        Ok(store)
+    }
+
+    /// A store over an open database.
+    pub(super) fn over(
+        connection: Connection,
+        file: File,
+        folder: &Path,
+        start: &SyncStart,
+        cancel: CancellationToken,
+        kept: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        connection.set_prepared_statement_cache_capacity(64);
+        connection
+            .execute_batch(&format!(
+                "pragma temp_store = file; pragma cache_size = -{CACHE_KIB};"
+            ))
+            .map_err(Error::database("be set up"))?;
+        sort_in(&connection, folder)?;
         Ok(Self {
             connection,
             file,
@@ -197,6 +238,7 @@ impl Store {
             sync_id: start.sync_id.clone(),
             cancel,
             open_rows: None,
+            kept,
         })
     }
 
@@ -213,7 +255,7 @@ impl Store {
         }
     }
 
-    fn begin(&mut self) -> Result<(), Error> {
+    pub(super) fn begin(&mut self) -> Result<(), Error> {
         self.check_cancelled()?;
         if self.open_rows.is_none() {
             self.connection
@@ -234,7 +276,7 @@ impl Store {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Error> {
+    pub(super) fn commit(&mut self) -> Result<(), Error> {
         if self.open_rows.take().is_some() {
             self.connection
                 .execute_batch("commit")
@@ -499,11 +541,15 @@ impl Store {
         self.wrote(1)
     }
 
-    /// How many resources of a type are stored.
-    pub fn count_resources(&self, resource_type_id: &str) -> Result<u64, Error> {
+    /// How many resources of a type are stored, up to and with the row `last`.
+    pub fn count_resources(&self, resource_type_id: &str, last: i64) -> Result<u64, Error> {
         self.connection
-            .prepare_cached("select count(*) from v1_resources where resource_type_id = ?1")
-            .and_then(|mut select| select.query_row([resource_type_id], |row| row.get::<_, i64>(0)))
+            .prepare_cached(
+                "select count(*) from v1_resources where resource_type_id = ?1 and id <= ?2",
+            )
+            .and_then(|mut select| {
+                select.query_row(params![resource_type_id, last], |row| row.get::<_, i64>(0))
+            })
             .map(unsigned)
             .map_err(Error::database("count resources"))
     }
@@ -639,7 +685,7 @@ impl Store {
             .pop())
     }
 
-    fn rows<M: Message + Default>(
+    pub(super) fn rows<M: Message + Default>(
         &self,
         sql: &str,
         parameters: impl rusqlite::Params,
@@ -709,7 +755,7 @@ impl Store {
         }
     }
 
-    fn counts(&self) -> Result<Counts, Error> {
+    pub(super) fn counts(&self) -> Result<Counts, Error> {
         let read = || Error::database("count rows");
         let by_type = |sql: &str| -> Result<BTreeMap<String, u64>, Error> {
             let mut select = self.connection.prepare(sql).map_err(read())?;
@@ -737,11 +783,27 @@ impl Store {
     pub fn seal(mut self, target: &Path) -> Result<u64, Error> {
         self.commit()?;
         self.connection.flush_prepared_statement_cache();
+        if self.kept.is_some() {
+            // All data into the main file, which is what gets packed.
+            let mode: String = self
+                .connection
+                .query_row("pragma journal_mode = delete", [], |row| row.get(0))
+                .map_err(Error::database("give up its log"))?;
+            if mode != "delete" {
+                return Err(Error::Unusable {
+                    problem: format!("it keeps its log (mode {mode})"),
+                });
+            }
+        }
         self.connection
             .close()
             .map_err(|(_, error)| Error::database("be closed")(error))?;
         tracing::trace!(folder = %self.folder.display(), "packing the working database");
-        envelope::seal(&mut self.file, target, &self.cancel)
+        let bytes = envelope::seal(&mut self.file, target, &self.cancel)?;
+        if self.kept.is_some() {
+            super::kept::remove(&self.folder)?;
+        }
+        Ok(bytes)
     }
 }
 
@@ -803,14 +865,18 @@ pub(super) fn scratch(
     let connection = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(Error::database("be opened"))?;
     connection.set_prepared_statement_cache_capacity(64);
-    // Sorting must spill into the work folder: a container may have no other writable one. Should the folder be
-    // gone by then, SQLite falls back to the system's.
-    connection
-        .pragma_update(None, "temp_store_directory", folder.to_string_lossy())
-        .map_err(Error::database("use the work folder for sorting"))?;
+    sort_in(&connection, folder)?;
     path.close()
         .map_err(Error::io("hide a working database in", folder))?;
     Ok((connection, file))
+}
+
+/// Sorting must spill into the work folder: a container may have no other writable one. Should the folder be gone by
+/// then, SQLite falls back to the system's.
+fn sort_in(connection: &Connection, folder: &Path) -> Result<(), Error> {
+    connection
+        .pragma_update(None, "temp_store_directory", folder.to_string_lossy())
+        .map_err(Error::database("use the work folder for sorting"))
 }
 
 /// The statistics of a sync; zero and empty members are left out, as readers expect.

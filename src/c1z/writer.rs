@@ -14,7 +14,7 @@ use std::{
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::{Counts, Error, Finish, Store, SyncStart};
+use super::{Counts, Error, Finish, Store, SyncStart, Unfinished};
 
 /// How often a cancelled writer is told again: a statement that begins just after an interrupt does not see it.
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(20);
@@ -55,14 +55,49 @@ impl Writer {
     ) -> Result<Self, Error> {
         let folder = folder.to_owned();
         let stop = cancel.clone();
-        let store = spawn_blocking(move || Store::create(&folder, &start, stop))
+        Self::opened(cancel, move || Store::create(&folder, &start, stop)).await
+    }
+
+    /// As [`Writer::create`], but the database keeps its name in `folder`, in place of one that is there.
+    pub async fn create_kept(
+        folder: &Path,
+        start: SyncStart,
+        cancel: CancellationToken,
+    ) -> Result<Self, Error> {
+        let folder = folder.to_owned();
+        let stop = cancel.clone();
+        Self::opened(cancel, move || Store::create_kept(&folder, &start, stop)).await
+    }
+
+    async fn opened(
+        cancel: CancellationToken,
+        open: impl FnOnce() -> Result<Store, Error> + Send + 'static,
+    ) -> Result<Self, Error> {
+        let store = spawn_blocking(open)
             .await
             .map_err(|error| stopped(&error))??;
-        Ok(Self {
+        Ok(Self::over(store, cancel))
+    }
+
+    fn over(store: Store, cancel: CancellationToken) -> Self {
+        Self {
             interrupt: store.interrupt_handle(),
             store: Arc::new(Mutex::new(Some(store))),
             cancel,
-        })
+        }
+    }
+
+    /// Opens the database that is kept in `folder`; `None` where there is none. See [`Store::reopen`].
+    pub async fn reopen(
+        folder: &Path,
+        cancel: CancellationToken,
+    ) -> Result<Option<(Self, Unfinished)>, Error> {
+        let folder = folder.to_owned();
+        let stop = cancel.clone();
+        let found = spawn_blocking(move || Store::reopen(&folder, stop))
+            .await
+            .map_err(|error| stopped(&error))??;
+        Ok(found.map(|(store, unfinished)| (Self::over(store, cancel), unfinished)))
     }
 
     /// Runs `work` on the database and waits for its result.
@@ -78,25 +113,28 @@ impl Writer {
 
     /// Ends the sync and packs the database into `target`, which appears whole or not at all.
     ///
-    /// `entitlements` says whether the statistics count entitlements and grants. The working database is gone
-    /// afterwards, whatever the result.
+    /// Without `finish` the sync must have ended already. `entitlements` says whether the statistics count entitlements
+    /// and grants. The working database is gone afterwards; one that is kept stays where the packing failed.
     pub async fn seal(
         self,
-        finish: Finish,
+        finish: Option<Finish>,
         entitlements: bool,
         target: &Path,
     ) -> Result<Sealed, Error> {
         let target = target.to_owned();
         self.on_thread(move |store| {
             let mut store = store.take().ok_or(Error::Stopped)?;
-            let counts = store.finish(&finish, entitlements)?;
+            let counts = match &finish {
+                Some(finish) => store.finish(finish, entitlements)?,
+                None => store.counts()?,
+            };
             let bytes = store.seal(&target)?;
             Ok(Sealed { counts, bytes })
         })
         .await
     }
 
-    /// Drops the working database and waits until it is gone.
+    /// Closes the working database and waits until it is gone, or free to be opened again where it is kept.
     pub async fn discard(self) {
         self.interrupt.interrupt();
         let store = Arc::clone(&self.store);

@@ -325,6 +325,15 @@ pub const SETTINGS: &[Setting] = &[
         "Sync these resource types only: user, group, role, app. A task that names types itself goes first.",
     ),
     Setting::new(
+        "sync-resume-max-age",
+        Kind::Duration,
+        SYNC,
+        "How old an unfinished sync in the work directory may be that the next attempt goes on with, up to 7d; 0s: each \
+         sync begins anew.",
+    )
+    .default("6h")
+    .treated(Treatment::ServiceOnly),
+    Setting::new(
         "workers",
         Kind::Integer,
         SYNC,

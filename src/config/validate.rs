@@ -522,6 +522,10 @@ impl Resolver<'_> {
             );
         }
         let skip_entitlements_and_grants = self.switch("skip-entitlements-and-grants");
+        let resume_max_age = self.duration(
+            "sync-resume-max-age",
+            Duration::ZERO..=Duration::from_hours(7 * 24),
+        );
         let workers = self.signed("workers", -1..=64);
         let parallel = self.switch("parallel-sync");
         // -1 and "not given" leave the number to the engine, which says 0 for that; the SDK's 0 is one at a time.
@@ -546,6 +550,7 @@ impl Resolver<'_> {
             skip_entitlements_and_grants: one_shot && skip_entitlements_and_grants,
             skip_grants: one_shot && skip_grants,
             skip_full_sync: self.switch("skip-full-sync"),
+            resume_max_age,
             workers,
             storage_engine,
         }

@@ -143,6 +143,18 @@ impl Connector for JumpCloud {
         capabilities::metadata(self.settings.allowed)
     }
 
+    fn fingerprint(&self, salt: &str) -> String {
+        let Settings {
+            merge_administrators,
+            work_dir: _,
+            allowed: _,
+        } = &self.settings;
+        format!(
+            "jumpcloud {} merge_administrators={merge_administrators}",
+            self.client.organization(salt)
+        )
+    }
+
     /// Makes the four reads that a sync cannot do without, at once; all missing permissions are named together.
     async fn validate(&self) -> Result<Validation, Error> {
         let probe = |read: Read| async move {

@@ -58,6 +58,8 @@ impl Drop for Claim {
 #[derive(Default)]
 struct Stop {
     token: CancellationToken,
+    /// Nobody wants the result any more.
+    revoked: CancellationToken,
     cause: OnceLock<Cause>,
 }
 
@@ -65,6 +67,9 @@ impl Stop {
     fn request(&self, cause: Cause) {
         // The first cause counts.
         if self.cause.set(cause).is_ok() {
+            if cause == Cause::Cancelled {
+                self.revoked.cancel();
+            }
             self.token.cancel();
         }
     }
@@ -146,6 +151,7 @@ impl Job {
             task_id: &self.task.id,
             kind: self.kind,
             cancel: &stop.token,
+            revoked: &stop.revoked,
             control_plane: self.shared.control_plane.as_ref(),
             notices: &self.shared.settings.signals.notices,
         };

@@ -1,46 +1,41 @@
 //! The full-sync task: options in, one finished file out, uploaded and removed.
 //!
-//! Owns the temporary folder of a sync. Invariants: the folder is gone when the handler has returned, however it
-//! returned; the task is reported as done only after the upload was acknowledged; no option is silently ignored.
+//! Owns the temporary folder of a sync. Invariants: the folder is gone when the handler has returned, unless the next
+//! attempt can go on with it: after the end of the process, and after failures that pass; the task is reported as done
+//! only after the upload was acknowledged; no option is silently ignored.
 //!
 //! Precedence of options (the SDK's): the local storage engine beats the task's; the task's resource types beat the
 //! local ones; everything else comes from the task alone.
 
 use std::{
-    fmt,
-    fs::{self, File, Permissions},
-    io,
-    os::unix::fs::PermissionsExt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tempfile::TempDir;
 use tokio::time::Instant;
 
+pub use self::folder::TEMP_PREFIX;
+use self::folder::{Folder, Wish};
 use super::{Context, Error, Kind, Outcome, TaskHandler};
 use crate::{
     clock::Clock,
-    connector::Connector,
-    error::quoted,
+    connector::{self, Connector},
+    error::{Class, Classify as _, quoted},
     notice::Notice,
     proto::baton::{self, task::SyncFullTask, task::TaskType},
-    syncer::{self, Environment, SyncRequest},
+    syncer::{self, Environment, Report, SyncRequest},
     telemetry::{
         metrics::Metrics,
         progress::{Counted, LogLines},
     },
 };
 
-/// How the names of our temporary folders begin. The SDK's temporary files begin with the first three words; the rest
-/// keeps us from touching those of another connector in a shared folder.
-pub const TEMP_PREFIX: &str = "baton-sdk-sync-upload-jumpcloud-";
-/// Held open and locked for as long as the owner of a temporary folder lives.
-const LOCK_FILE: &str = "lock";
-const SYNC_FILE: &str = "sync.c1z";
+mod folder;
+
 /// Longest id of a resource or a resource type in a task, in bytes.
 const MAX_ID: usize = 1024;
 
@@ -55,6 +50,8 @@ pub struct LocalOptions {
     pub skip_full_sync: bool,
     /// `sqlite`, `pebble`, or empty for what the task asks.
     pub storage_engine: String,
+    /// How old an unfinished sync may be that another attempt goes on with; zero = every sync begins anew.
+    pub resume_max_age: Duration,
 }
 
 /// Answers `sync_full`.
@@ -93,21 +90,30 @@ impl FullSync {
         }
     }
 
-    async fn sync_and_upload(
+    /// The finished file of the folder: that of an earlier attempt, or a new one.
+    async fn sync(
         &self,
         request: &SyncRequest,
-        folder: &Path,
+        folder: &Arc<Folder>,
         context: Context<'_>,
-    ) -> Result<(), Error> {
-        let file = folder.join(SYNC_FILE);
-        let begun = Instant::now();
+    ) -> Result<Report, Error> {
+        if let Some(report) = folder.finished() {
+            tracing::info!(
+                task.id = context.task_id,
+                sync.id = report.sync_id,
+                "an earlier attempt finished the sync; only the upload is left"
+            );
+            return Ok(report);
+        }
         let progress = Counted::new(LogLines::new(), self.metrics.clone());
         let environment = Environment {
-            work_dir: folder,
+            work_dir: folder.path(),
             clock: self.clock.as_ref(),
             progress: &progress,
             cancel: context.cancel,
+            keep: folder.is_kept(),
         };
+        let file = folder.sync_file();
         let report = syncer::sync_to_file(self.connector.as_ref(), request, environment, &file)
             .await
             .map_err(Error::Sync)?;
@@ -119,6 +125,22 @@ impl FullSync {
                 "{warning}"
             );
         }
+        let (finished, kept) = (Arc::clone(folder), report.clone());
+        blocking("remember the finished sync in the work folder", move || {
+            finished.finish(&kept)
+        })
+        .await?;
+        Ok(report)
+    }
+
+    async fn sync_and_upload(
+        &self,
+        request: &SyncRequest,
+        folder: &Arc<Folder>,
+        context: Context<'_>,
+    ) -> Result<(), Error> {
+        let begun = Instant::now();
+        let report = self.sync(request, folder, context).await?;
         tracing::info!(
             task.id = context.task_id,
             sync.id = report.sync_id,
@@ -129,6 +151,7 @@ impl FullSync {
             size_bytes = report.file_bytes,
             "the sync is finished and is being uploaded"
         );
+        let file = folder.sync_file();
         tokio::select! {
             biased;
             () = context.cancel.cancelled() => return Err(Error::Stopped),
@@ -136,6 +159,9 @@ impl FullSync {
                 uploaded.map_err(Error::Upload)?;
             }
         }
+        // At once: a later task that finds it must not upload it as news.
+        let retired = Arc::clone(folder);
+        blocking("let go of the uploaded sync", move || retired.retire()).await?;
         context.notices.tell(Notice::SyncFinished {
             resources: report.resources.values().sum(),
             entitlements: report.entitlements.values().sum(),
@@ -165,27 +191,67 @@ impl TaskHandler for FullSync {
         };
         let request = request(options, &self.local, context.task_id)?;
         let work_dir = self.work_dir.clone();
+        let wish = Wish {
+            connector: Arc::clone(&self.connector),
+            request: request.clone(),
+            now: self.clock.now(),
+            max_age: self.local.resume_max_age,
+        };
         let folder = blocking("create a temporary folder in the work folder", move || {
-            Folder::create(&work_dir)
+            Folder::take(&work_dir, &wish)
         })
         .await?;
-        let done = self.sync_and_upload(&request, folder.path(), context).await;
-        let removed = blocking("remove the temporary folder of the sync", move || {
-            folder.remove()
-        })
-        .await;
-        if let Err(error) = removed {
-            // The work itself is unharmed, so the task's result does not change.
-            tracing::warn!(
+        let folder = Arc::new(folder);
+        let done = self.sync_and_upload(&request, &folder, context).await;
+        let waits = match &done {
+            Ok(()) => false,
+            Err(error) => folder.is_kept() && !context.revoked.is_cancelled() && passes(error),
+        };
+        if waits {
+            tracing::info!(
                 task.id = context.task_id,
-                error = crate::error::chain(&error),
-                "a temporary folder is left behind until the next start"
+                "what the sync has read so far waits for the next attempt"
             );
+        } else if let Some(folder) = Arc::into_inner(folder) {
+            let removed = blocking("remove the temporary folder of the sync", move || {
+                folder.remove()
+            })
+            .await;
+            if let Err(error) = removed {
+                // The work itself is unharmed, so the task's result does not change.
+                tracing::warn!(
+                    task.id = context.task_id,
+                    error = crate::error::chain(&error),
+                    "a temporary folder is left behind until the next start"
+                );
+            }
         }
         done.map(|()| Outcome::Finished {
             response: None,
             annotations: Vec::new(),
         })
+    }
+}
+
+/// Whether the next attempt at a sync that failed so may go on with what there is.
+///
+/// Not where the disk failed: what is kept may be what fills it.
+fn passes(error: &Error) -> bool {
+    match error {
+        Error::Stopped | Error::Upload(_) => true,
+        Error::Sync(syncer::Error::File(_)) => false,
+        Error::Sync(
+            syncer::Error::Validate(connector::Error::Local { .. })
+            | syncer::Error::Connector {
+                source: connector::Error::Local { .. },
+                ..
+            },
+        ) => false,
+        Error::Sync(error) => matches!(
+            error.class(),
+            Class::Cancelled | Class::Retryable | Class::Throttled(_) | Class::Auth
+        ),
+        _ => false,
     }
 }
 
@@ -280,42 +346,15 @@ fn check_engine(asked: &str, local: &str, task_id: &str) -> Result<(), Error> {
     }
 }
 
-/// A private folder of one sync, locked so that other processes see that its owner lives.
-#[derive(Debug)]
-struct Folder {
-    dir: TempDir,
-    // Keeps the lock; released with the folder or with the process.
-    _lock: File,
-}
-
-impl Folder {
-    fn create(work_dir: &Path) -> io::Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix(TEMP_PREFIX)
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(work_dir)?;
-        let lock = File::create_new(dir.path().join(LOCK_FILE))?;
-        lock.lock()?;
-        Ok(Self { dir, _lock: lock })
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn remove(self) -> io::Result<()> {
-        self.dir.close()
-    }
-}
-
 /// Deletes what earlier runs of this connector left in the work folder, and says how much it was.
 ///
-/// Only folders and files with our prefix that were last changed before `started`, and whose owner no longer holds
-/// their lock. What cannot be deleted is logged and left. Cancel-safe; the deletion then goes on in the background.
-pub async fn remove_stale(work_dir: &Path, started: Timestamp) -> usize {
+/// Only folders and files with our prefix that were last changed before `started`, whose owner no longer holds their
+/// lock, and that hold no unfinished sync younger than `resume_max_age`. What cannot be deleted is logged and left.
+/// Cancel-safe; the deletion then goes on in the background.
+pub async fn remove_stale(work_dir: &Path, started: Timestamp, resume_max_age: Duration) -> usize {
     let work_dir = work_dir.to_owned();
     let removed = blocking("clear the work folder", move || {
-        remove_stale_in(&work_dir, SystemTime::from(started))
+        folder::remove_stale(&work_dir, started, resume_max_age)
     })
     .await;
     match removed {
@@ -332,50 +371,6 @@ pub async fn remove_stale(work_dir: &Path, started: Timestamp) -> usize {
             0
         }
     }
-}
-
-fn remove_stale_in(work_dir: &Path, started: SystemTime) -> io::Result<usize> {
-    let mut removed = 0;
-    for entry in fs::read_dir(work_dir)? {
-        let entry = entry?;
-        if !entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(TEMP_PREFIX.as_bytes())
-        {
-            continue;
-        }
-        match remove_if_stale(&entry, started) {
-            Ok(true) => removed += 1,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(
-                path = %entry.path().display(),
-                error = %error,
-                "cannot remove a temporary file of an earlier run"
-            ),
-        }
-    }
-    Ok(removed)
-}
-
-fn remove_if_stale(entry: &fs::DirEntry, started: SystemTime) -> io::Result<bool> {
-    // Does not follow links: a link is removed, not what it points to.
-    let metadata = entry.metadata()?;
-    if metadata.modified()? >= started {
-        return Ok(false);
-    }
-    if !metadata.is_dir() {
-        fs::remove_file(entry.path())?;
-        return Ok(true);
-    }
-    match File::open(entry.path().join(LOCK_FILE)) {
-        Ok(lock) if lock.try_lock().is_err() => return Ok(false),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    fs::remove_dir_all(entry.path())?;
-    Ok(true)
 }
 
 /// Runs file-system work away from the runtime's workers.

@@ -11,14 +11,17 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::{
-    Environment, Error, Limits, Report, SyncRequest, expand,
+    Environment, Error, Limits, Report, SyncRequest,
+    checkpoint::{Checkpoint, Counters, Phase, Position},
+    expand,
     ingest::{self, Types},
     invariants,
+    kept::{connector_folder, keeps, unfinished},
     retry::{self, Policy},
     token::{Quality, Token},
 };
 use crate::{
-    c1z::{Finish, GrantOutcome, InvariantMarker, SyncStart, Writer},
+    c1z::{self, Finish, Forgotten, InvariantMarker, StoredRow, SyncStart, Writer},
     connector::{self, Connector, Page, SyncScope, Validation},
     error::{Class, Classify, Code},
     model::{self, SyncId},
@@ -43,14 +46,14 @@ const TOKEN_BYTES: usize = 1 << 20;
 const TOKEN_BYTES_PER_RESPONSE: usize = 16 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Full,
     ResourcesOnly,
     Partial,
 }
 
 impl Kind {
-    fn of(request: &SyncRequest) -> Self {
+    pub(super) fn of(request: &SyncRequest) -> Self {
         if request.empty {
             Self::Full
         } else if !request.targeted.is_empty() {
@@ -62,7 +65,7 @@ impl Kind {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::ResourcesOnly => "resources_only",
@@ -80,35 +83,59 @@ pub(super) async fn run(
     target: &Path,
 ) -> Result<Report, Error> {
     let started_at = environment.clock.now();
-    let start = SyncStart {
+    let kind = Kind::of(request);
+    let fresh = SyncStart {
         sync_id: SyncId::generate(started_at).into(),
-        sync_type: Kind::of(request).name().to_owned(),
+        sync_type: kind.name().to_owned(),
         started_at,
     };
+    let found = if keeps(environment, request) {
+        unfinished(environment, kind).await?
+    } else {
+        None
+    };
+    let (start, kept) = match found {
+        Some((writer, start, checkpoint)) => (start, Some((writer, checkpoint))),
+        None => (fresh, None),
+    };
+    let is_resumed = kept.is_some();
     let sync_id = start.sync_id.clone();
-    tracing::info!(sync.id = sync_id, sync.type = start.sync_type, "sync begins");
+    if let Some((_, checkpoint)) = &kept {
+        tracing::info!(
+            sync.id = sync_id,
+            sync.type = start.sync_type,
+            sync.age_s = started_at.duration_since(start.started_at).as_secs(),
+            phase = checkpoint.as_ref().map_or(Phase::Seal, |checkpoint| checkpoint.phase).name(),
+            "a sync goes on where it stopped"
+        );
+    } else {
+        tracing::info!(sync.id = sync_id, sync.type = start.sync_type, "sync begins");
+    }
     let begun = Instant::now();
-    let result = write(connector, request, environment, limits, target, start).await;
+    let result = write(connector, request, environment, limits, target, start, kept).await;
     if tokio::time::timeout(limits.cleanup_timeout, connector.cleanup(&sync_id))
         .await
         .is_err()
     {
         tracing::warn!(sync.id = sync_id, "the connector did not clean up in time");
     }
-    if let Ok(report) = &result {
-        tracing::info!(
-            sync.id = sync_id,
-            duration_ms = millis(begun.elapsed()),
-            resources = report.resources.values().sum::<u64>(),
-            entitlements = report.entitlements.values().sum::<u64>(),
-            grants = report.grants.values().sum::<u64>(),
-            grants.expanded = report.expanded_grants,
-            warnings = report.warnings.len(),
-            file.bytes = report.file_bytes,
-            "sync complete"
-        );
-    }
-    result
+    let report = Report {
+        is_resumed,
+        ..result?
+    };
+    tracing::info!(
+        sync.id = sync_id,
+        duration_ms = millis(begun.elapsed()),
+        resources = report.resources.values().sum::<u64>(),
+        entitlements = report.entitlements.values().sum::<u64>(),
+        grants = report.grants.values().sum::<u64>(),
+        grants.expanded = report.expanded_grants,
+        warnings = report.warnings.len(),
+        file.bytes = report.file_bytes,
+        resumed = is_resumed,
+        "sync complete"
+    );
+    Ok(report)
 }
 
 async fn write(
@@ -118,32 +145,42 @@ async fn write(
     limits: Limits,
     target: &Path,
     start: SyncStart,
+    kept: Option<(Writer, Option<Checkpoint>)>,
 ) -> Result<Report, Error> {
-    let mut steps = BTreeMap::new();
-    let begun = Instant::now();
-    let policy = Policy {
-        attempts: VALIDATE_ATTEMPTS,
-        budget: limits.retry_budget.min(VALIDATE_BUDGET),
-    };
-    let Validation {
-        mut warnings,
-        unreadable,
-    } = tokio::select! {
-        biased;
-        () = environment.cancel.cancelled() => return Err(Error::Cancelled),
-        validated = retry::call(policy, "validate", || connector.validate()) =>
-            validated.map_err(Error::Validate)?,
-    };
-    steps.insert("validate", begun.elapsed());
-
-    let sync_id = start.sync_id.clone();
     let kind = Kind::of(request);
-    let writer = Writer::create(
-        environment.work_dir,
-        start,
-        environment.cancel.child_token(),
-    )
-    .await?;
+    let sync_id = start.sync_id.clone();
+    let mut steps = BTreeMap::new();
+    let folder = if keeps(environment, request) {
+        Some(connector_folder(environment.work_dir, kept.is_none()).await?)
+    } else {
+        None
+    };
+    let is_resumed = kept.is_some();
+    let (writer, checkpoint) = match kept {
+        Some(kept) => kept,
+        None => {
+            let (writer, checkpoint) = begin(
+                connector,
+                environment,
+                limits,
+                folder.is_some(),
+                start,
+                &mut steps,
+            )
+            .await?;
+            (writer, Some(checkpoint))
+        }
+    };
+    let Some(checkpoint) = checkpoint else {
+        // The last attempt did everything but the packing.
+        let listed = kind != Kind::ResourcesOnly;
+        environment.progress.phase(Phase::Seal.name());
+        let sealed = writer.seal(None, listed, target).await?;
+        return Ok(report(sync_id, kind, sealed, steps));
+    };
+    if checkpoint.pace > 0 {
+        connector.set_pace(checkpoint.pace);
+    }
     let mut engine = Engine {
         connector,
         request,
@@ -152,16 +189,24 @@ async fn write(
         scope: SyncScope {
             sync_id: sync_id.clone(),
             resource_type_ids: request.resource_type_ids.clone(),
-            folder: None,
+            folder,
         },
-        unreadable,
+        notes: checkpoint.notes,
+        unreadable: checkpoint.unreadable,
+        is_resumed,
+        direct_grants: checkpoint.direct_grants,
+        checkpoint_every: limits.checkpoint_every,
+        last_checkpoint: Mutex::new(Instant::now()),
         policy: Policy {
             attempts: u32::MAX,
             budget: limits.retry_budget,
         },
         writer: &writer,
         types: Types::default(),
-        state: Mutex::default(),
+        state: Mutex::new(State {
+            counters: checkpoint.counters,
+            ..State::default()
+        }),
         steps,
         expansion: None,
     };
@@ -169,12 +214,13 @@ async fn write(
     let gathered = tokio::select! {
         biased;
         () = environment.cancel.cancelled() => Err(Error::Cancelled),
-        gathered = engine.gather() => gathered,
+        gathered = engine.gather(checkpoint.phase, checkpoint.position) => gathered,
     };
     let Engine {
         state,
         mut steps,
         expansion,
+        notes,
         ..
     } = engine;
     if let Err(error) = gathered {
@@ -182,10 +228,11 @@ async fn write(
         return Err(error);
     }
     let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut warnings = notes;
     warnings.extend(state.summary(expansion.as_ref()));
     warnings.extend(connector.take_warnings(&sync_id));
 
-    environment.progress.phase("seal");
+    environment.progress.phase(Phase::Seal.name());
     let begun = Instant::now();
     let listed = kind != Kind::ResourcesOnly;
     let finish = Finish {
@@ -203,19 +250,64 @@ async fn write(
             .map(|(&name, &took)| (name.replace(' ', "-"), millis(took)))
             .collect(),
     };
-    let sealed = writer.seal(finish, listed, target).await?;
-    steps.insert("seal", begun.elapsed());
+    let sealed = writer.seal(Some(finish), listed, target).await?;
+    steps.insert(Phase::Seal.name(), begun.elapsed());
     Ok(Report {
+        expanded_grants: expansion.map_or(0, |expansion| expansion.created),
+        warnings,
+        ..report(sync_id, kind, sealed, steps)
+    })
+}
+
+/// Checks that the connector can sync, and begins the sync in a new database.
+async fn begin(
+    connector: &dyn Connector,
+    environment: Environment<'_>,
+    limits: Limits,
+    keeps: bool,
+    start: SyncStart,
+    steps: &mut BTreeMap<&'static str, Duration>,
+) -> Result<(Writer, Checkpoint), Error> {
+    let begun = Instant::now();
+    let policy = Policy {
+        attempts: VALIDATE_ATTEMPTS,
+        budget: limits.retry_budget.min(VALIDATE_BUDGET),
+    };
+    let Validation {
+        warnings,
+        unreadable,
+    } = tokio::select! {
+        biased;
+        () = environment.cancel.cancelled() => return Err(Error::Cancelled),
+        validated = retry::call(policy, "validate", || connector.validate()) =>
+            validated.map_err(Error::Validate)?,
+    };
+    steps.insert("validate", begun.elapsed());
+    let cancel = environment.cancel.child_token();
+    let writer = if keeps {
+        Writer::create_kept(environment.work_dir, start, cancel).await?
+    } else {
+        Writer::create(environment.work_dir, start, cancel).await?
+    };
+    Ok((writer, Checkpoint::at_start(warnings, unreadable)))
+}
+
+fn report(
+    sync_id: String,
+    kind: Kind,
+    sealed: c1z::Sealed,
+    steps: BTreeMap<&'static str, Duration>,
+) -> Report {
+    Report {
         sync_id,
         sync_type: kind.name().to_owned(),
         resources: sealed.counts.resources,
         entitlements: sealed.counts.entitlements,
         grants: sealed.counts.grants,
-        expanded_grants: expansion.map_or(0, |expansion| expansion.created),
-        warnings,
         steps,
         file_bytes: sealed.bytes,
-    })
+        ..Report::default()
+    }
 }
 
 /// What the listings of a sync share.
@@ -223,21 +315,13 @@ async fn write(
 struct State {
     /// Listings found by other listings of the running phase.
     spawned: VecDeque<Job>,
+    /// The running phase had such listings; they are in no checkpoint.
+    has_spawned: bool,
     /// Child listings that were scheduled.
     children: HashSet<(String, String, String)>,
     /// Enqueued cursors that were admitted.
     cursors: HashSet<CursorKey>,
-    enqueued: u64,
-    drained: u64,
-    completed: u64,
-    /// Listings that answered "not found".
-    missing: u64,
-    warnings: Vec<String>,
-    /// Warnings beyond those kept.
-    more_warnings: u64,
-    quality: Quality,
-    grants: GrantOutcome,
-    has_external_matches: bool,
+    counters: Counters,
     /// Done and total by resource type, in the running phase.
     progress: BTreeMap<String, (u64, u64)>,
 }
@@ -246,34 +330,43 @@ type CursorKey = (&'static str, bool, String, String, String);
 
 impl State {
     fn warn(&mut self, warning: String) {
-        if self.warnings.len() < WARNINGS_KEPT {
-            self.warnings.push(warning);
+        let counters = &mut self.counters;
+        if counters.warnings.len() < WARNINGS_KEPT {
+            counters.warnings.push(warning);
         } else {
-            self.more_warnings += 1;
+            counters.more_warnings += 1;
         }
+    }
+
+    fn spawn(&mut self, job: Job) {
+        self.has_spawned = true;
+        self.spawned.push_back(job);
     }
 
     fn token(&self, request: &SyncRequest, kind: Kind) -> Token {
         Token {
-            needs_expansion: self.grants.expandable > 0 && !request.skip_expand_grants,
-            has_external_resource_grants: self.has_external_matches,
+            needs_expansion: self.counters.grants.expandable > 0 && !request.skip_expand_grants,
+            has_external_resource_grants: self.counters.has_external_matches,
             should_fetch_related_resources: kind == Kind::Partial,
             should_skip_entitlements_and_grants: request.skip_entitlements_and_grants,
             should_skip_grants: request.skip_grants,
-            completed_actions: self.completed,
-            quality: self.quality,
+            completed_actions: self.counters.completed,
+            quality: self.counters.quality,
         }
     }
 
     /// What a person should know of the whole sync.
     fn summary(&self, expansion: Option<&expand::Expansion>) -> Vec<String> {
-        let mut lines = self.warnings.clone();
+        let mut lines = self.counters.warnings.clone();
         let mut say = |count: u64, what: &str| {
             if count > 0 {
                 lines.push(format!("{count} {what}"));
             }
         };
-        say(self.more_warnings, "further objects were not found");
+        say(
+            self.counters.more_warnings,
+            "further objects were not found",
+        );
         let Quality {
             entitlements_dropped,
             grants_dropped,
@@ -283,7 +376,7 @@ impl State {
             invalid_resource_types,
             invalid_resources,
             invalid_entitlements,
-        } = self.quality;
+        } = self.counters.quality;
         say(
             invalid_resource_types,
             "resource types without id were left out",
@@ -313,15 +406,15 @@ impl State {
             "grants lost their expansion because none of its resource types is synced",
         );
         say(
-            self.grants.incomplete,
+            self.counters.grants.incomplete,
             "grants without id, entitlement, resource or principal were left out",
         );
         say(
-            self.grants.duplicate_pairs,
+            self.counters.grants.duplicate_pairs,
             "grants were left out because their principal has another grant of the same entitlement",
         );
         say(
-            self.grants.taken_ids,
+            self.counters.grants.taken_ids,
             "grants were left out because another grant has the same id",
         );
         if let Some(expansion) = expansion {
@@ -349,10 +442,10 @@ enum Listing {
 }
 
 impl Listing {
-    fn phase(self) -> &'static str {
+    fn phase(self) -> Phase {
         match self {
-            Self::Entitlements => "entitlements",
-            Self::Grants => "grants",
+            Self::Entitlements => Phase::Entitlements,
+            Self::Grants => Phase::Grants,
         }
     }
 
@@ -385,16 +478,89 @@ enum Job {
     },
 }
 
+impl Job {
+    /// The resource type of a listing of all its top-level resources, or of its templates.
+    fn type_id(&self) -> Option<&str> {
+        match self {
+            Self::Resources {
+                type_id,
+                parent: None,
+            }
+            | Self::Static { type_id } => Some(type_id),
+            Self::Resources { .. } | Self::Target(_) | Self::Rows { .. } => None,
+        }
+    }
+}
+
 /// Where the listings of a phase come from.
 enum Feed {
     Jobs(VecDeque<Job>),
     Stored {
         listing: Listing,
+        /// Rows that an earlier process had begun with; they come first.
+        again: VecDeque<i64>,
         /// Types whose resources are listed one by one.
         types: VecDeque<String>,
+        /// The last row that was read ahead.
         after: i64,
-        page: VecDeque<v2::Resource>,
+        /// The last row that was taken, of the first of the types.
+        taken: i64,
+        page: VecDeque<StoredRow<v2::Resource>>,
     },
+}
+
+impl Feed {
+    /// What is left when the listings of `open` are not done.
+    fn position(&self, open: &BTreeSet<Key>) -> Position {
+        match self {
+            Self::Jobs(jobs) => Position::Types(
+                open.iter()
+                    .filter_map(Key::type_id)
+                    .chain(jobs.iter().filter_map(Job::type_id))
+                    .map(str::to_owned)
+                    .collect(),
+            ),
+            Self::Stored {
+                again,
+                types,
+                taken,
+                ..
+            } => Position::Rows {
+                open: open
+                    .iter()
+                    .filter_map(Key::row)
+                    .chain(again.iter().copied())
+                    .collect(),
+                type_id: types.front().cloned(),
+                after: *taken,
+            },
+        }
+    }
+}
+
+/// What a checkpoint calls a listing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Type(String),
+    Row(i64),
+    /// Found by another listing; in no checkpoint.
+    Spawned,
+}
+
+impl Key {
+    fn type_id(&self) -> Option<&str> {
+        match self {
+            Self::Type(type_id) => Some(type_id),
+            Self::Row(_) | Self::Spawned => None,
+        }
+    }
+
+    fn row(&self) -> Option<i64> {
+        match self {
+            Self::Row(row) => Some(*row),
+            Self::Type(_) | Self::Spawned => None,
+        }
+    }
 }
 
 struct Engine<'a> {
@@ -403,8 +569,16 @@ struct Engine<'a> {
     environment: Environment<'a>,
     kind: Kind,
     scope: SyncScope,
+    /// What the start-up check said.
+    notes: Vec<String>,
     /// Resource types that are left out because the connector may not read them.
     unreadable: Vec<String>,
+    /// Goes on with what an earlier process left.
+    is_resumed: bool,
+    /// Grants before the expansion, where a checkpoint said so.
+    direct_grants: Option<u64>,
+    checkpoint_every: Duration,
+    last_checkpoint: Mutex<Instant>,
     policy: Policy,
     writer: &'a Writer,
     types: Types,
@@ -423,7 +597,8 @@ impl Engine<'_> {
         (self.kind == Kind::Full).then_some(&self.types)
     }
 
-    async fn gather(&mut self) -> Result<(), Error> {
+    /// Reads everything that is left from a phase on.
+    async fn gather(&mut self, from: Phase, position: Position) -> Result<(), Error> {
         if self.request.empty {
             return Ok(());
         }
@@ -434,45 +609,158 @@ impl Engine<'_> {
         if self.kind == Kind::Partial {
             return self.gather_targets().await;
         }
-
-        self.phase("resources", self.top_level()).await?;
-        if self.kind == Kind::ResourcesOnly {
-            return self.check_invariants().await;
-        }
-        let templates = self.each_type(|type_id| Job::Static { type_id });
-        self.phase("static entitlements", templates).await?;
-        for listing in [Listing::Entitlements, Listing::Grants] {
-            if listing == Listing::Grants && self.request.skip_grants {
-                continue;
+        let phases: &[Phase] = match (self.kind, self.request.skip_grants) {
+            (Kind::ResourcesOnly, _) => &[Phase::Resources],
+            (_, true) => &[
+                Phase::Resources,
+                Phase::StaticEntitlements,
+                Phase::Entitlements,
+            ],
+            (_, false) => &[
+                Phase::Resources,
+                Phase::StaticEntitlements,
+                Phase::Entitlements,
+                Phase::Grants,
+            ],
+        };
+        let mut position = Some(position);
+        for &phase in phases.iter().filter(|&&phase| phase >= from) {
+            let position = position
+                .take()
+                .filter(|_| phase == from)
+                .unwrap_or(Position::Start);
+            self.checkpoint(phase, position.clone()).await?;
+            if self.is_resumed && phase == from {
+                self.forget(phase, &position).await?;
             }
-            let scoped = self.type_scoped(listing);
-            self.state().spawned.extend(scoped);
-            self.begin(listing.phase());
-            let begun = Instant::now();
-            self.tell_totals(listing).await?;
-            self.run_jobs(self.stored(listing)).await?;
-            self.end(listing.phase(), begun)?;
+            let feed = self.feed(phase, position);
+            self.state().has_spawned = false;
+            match phase {
+                Phase::Entitlements => {
+                    let scoped = self.type_scoped(Listing::Entitlements);
+                    scoped.into_iter().for_each(|job| self.state().spawn(job));
+                }
+                Phase::Grants => {
+                    let scoped = self.type_scoped(Listing::Grants);
+                    scoped.into_iter().for_each(|job| self.state().spawn(job));
+                }
+                _ => {}
+            }
+            self.phase(phase, feed).await?;
         }
         self.check_invariants().await?;
-        if !self.request.skip_expand_grants && self.state().grants.expandable > 0 {
-            self.begin("expansion");
-            let begun = Instant::now();
-            let Environment {
-                clock, progress, ..
-            } = self.environment;
-            let expansion = expand::expand(self.writer, clock, |done, total| {
-                progress.advance("entitlement", done, total);
-            })
-            .await?;
-            tracing::debug!(
-                grants.created = expansion.created,
-                grants.updated = expansion.updated,
-                "grants expanded"
-            );
-            self.expansion = Some(expansion);
-            self.end("expansion", begun)?;
+        if self.kind == Kind::Full && !self.request.skip_expand_grants {
+            self.expand().await?;
         }
+        self.checkpoint(Phase::Seal, Position::Start).await
+    }
+
+    async fn expand(&mut self) -> Result<(), Error> {
+        if self.state().counters.grants.expandable == 0 {
+            return Ok(());
+        }
+        let direct = match self.direct_grants {
+            Some(counted) => counted,
+            None => self.writer.run(|store| store.count_grants()).await?,
+        };
+        self.direct_grants = Some(direct);
+        self.checkpoint(Phase::Expansion, Position::Start).await?;
+        self.begin(Phase::Expansion.name());
+        let begun = Instant::now();
+        let Environment {
+            clock, progress, ..
+        } = self.environment;
+        let mut expansion = expand::expand(self.writer, clock, |done, total| {
+            progress.advance("entitlement", done, total);
+        })
+        .await?;
+        if self.is_resumed {
+            // What the last attempt had inherited already counts too.
+            let all = self.writer.run(|store| store.count_grants()).await?;
+            expansion.created = all.saturating_sub(direct);
+        }
+        tracing::debug!(
+            grants.created = expansion.created,
+            grants.updated = expansion.updated,
+            "grants expanded"
+        );
+        self.expansion = Some(expansion);
+        self.end(Phase::Expansion.name(), begun)
+    }
+
+    /// Keeps what is done so far, where the sync is one that can be gone on with.
+    async fn checkpoint(&self, phase: Phase, position: Position) -> Result<(), Error> {
+        if self.scope.folder.is_none() {
+            return Ok(());
+        }
+        let checkpoint = Checkpoint {
+            phase,
+            position,
+            counters: self.state().counters.clone(),
+            direct_grants: self.direct_grants,
+            pace: self.connector.pace(),
+            ..Checkpoint::at_start(self.notes.clone(), self.unreadable.clone())
+        };
+        let state = checkpoint.to_json();
+        self.writer
+            .run(move |store| store.checkpoint(&state))
+            .await?;
+        *self
+            .last_checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
         Ok(())
+    }
+
+    /// Deletes the rows of listings that an earlier process began and that are read again.
+    async fn forget(&self, phase: Phase, position: &Position) -> Result<(), Error> {
+        let position = position.clone();
+        Ok(self
+            .writer
+            .run(move |store| match (phase, position) {
+                (Phase::Resources, Position::Types(types)) => {
+                    store.forget(&Forgotten::Resources(types))
+                }
+                (Phase::Resources, _) => store.forget(&Forgotten::AllResources),
+                (Phase::StaticEntitlements, Position::Types(types)) => {
+                    store.forget(&Forgotten::Entitlements(types))
+                }
+                (Phase::StaticEntitlements, _) => store.forget(&Forgotten::AllEntitlements),
+                (Phase::Grants, Position::Rows { open, .. }) => {
+                    for row in open {
+                        let resource = store.resource_at(row)?;
+                        if let Some(id) = resource.and_then(|resource| resource.id) {
+                            store.forget(&Forgotten::Grants(id))?;
+                        }
+                    }
+                    Ok(())
+                }
+                (Phase::Grants, _) => store.forget(&Forgotten::AllGrants),
+                // Entitlements of a listing and of a template cannot be told apart; both are written over.
+                (Phase::Entitlements | Phase::Expansion | Phase::Seal, _) => Ok(()),
+            })
+            .await?)
+    }
+
+    /// The listings of a phase that are left.
+    fn feed(&self, phase: Phase, position: Position) -> Feed {
+        let left = |job: &dyn Fn(String) -> Job| {
+            let is_left = |type_id: &&String| match &position {
+                Position::Types(left) => left.contains(type_id),
+                Position::Start | Position::Rows { .. } => true,
+            };
+            let left = self.types.order.iter().filter(is_left);
+            Feed::Jobs(left.cloned().map(job).collect())
+        };
+        match phase {
+            Phase::Entitlements => self.stored(Listing::Entitlements, position),
+            Phase::Grants => self.stored(Listing::Grants, position),
+            Phase::StaticEntitlements => left(&|type_id| Job::Static { type_id }),
+            Phase::Resources | Phase::Expansion | Phase::Seal => left(&|type_id| Job::Resources {
+                type_id,
+                parent: None,
+            }),
+        }
     }
 
     async fn gather_targets(&mut self) -> Result<(), Error> {
@@ -495,7 +783,8 @@ impl Engine<'_> {
             })
             .map(|target| Job::Target(Box::new(target.clone())))
             .collect();
-        self.phase("resources", Feed::Jobs(targets.into())).await?;
+        self.phase(Phase::Resources, Feed::Jobs(targets.into()))
+            .await?;
         // What the targets left for the later phases was set aside by `target`.
         for listing in [Listing::Entitlements, Listing::Grants] {
             let jobs = {
@@ -525,40 +814,54 @@ impl Engine<'_> {
         self.check_warnings()
     }
 
-    async fn phase(&mut self, name: &'static str, feed: Feed) -> Result<(), Error> {
-        self.begin(name);
+    async fn phase(&mut self, phase: Phase, feed: Feed) -> Result<(), Error> {
+        self.begin(phase.name());
         let begun = Instant::now();
-        self.run_jobs(feed).await?;
-        self.end(name, begun)
+        self.tell_totals(&feed).await?;
+        self.run_jobs(phase, feed).await?;
+        self.end(phase.name(), begun)
     }
 
-    async fn run_jobs(&self, mut feed: Feed) -> Result<(), Error> {
+    async fn run_jobs(&self, phase: Phase, mut feed: Feed) -> Result<(), Error> {
         let workers = match self.request.workers {
             0 => WORKERS,
             chosen => chosen,
         };
         let mut running = FuturesUnordered::new();
+        let mut open = BTreeSet::new();
         loop {
             while running.len() < workers {
                 let spawned = self.take_spawned();
-                let job = match spawned {
-                    Some(job) => Some(job),
+                let next = match spawned {
+                    Some(job) => Some((Key::Spawned, job)),
                     None => self.next_job(&mut feed).await?,
                 };
-                let Some(job) = job else { break };
-                running.push(Box::pin(self.execute(job)));
+                let Some((key, job)) = next else { break };
+                open.insert(key.clone());
+                running.push(Box::pin(async move { (key, self.execute(job).await) }));
             }
-            let Some(done) = running.next().await else {
+            let Some((key, done)) = running.next().await else {
                 return Ok(());
             };
             done?;
-            let completed = {
+            open.remove(&key);
+            let (completed, has_spawned) = {
                 let mut state = self.state();
-                state.completed += 1;
-                state.completed
+                state.counters.completed += 1;
+                (state.counters.completed, state.has_spawned)
             };
             if completed.is_multiple_of(CHECK_EVERY) {
                 self.check_warnings()?;
+            }
+            let is_due = || {
+                self.last_checkpoint
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .elapsed()
+                    >= self.checkpoint_every
+            };
+            if !has_spawned && is_due() {
+                self.checkpoint(phase, feed.position(&open)).await?;
             }
         }
     }
@@ -577,28 +880,48 @@ impl Engine<'_> {
         state.spawned.remove(position)
     }
 
-    async fn next_job(&self, feed: &mut Feed) -> Result<Option<Job>, Error> {
-        let (listing, types, after, page) = match feed {
-            Feed::Jobs(jobs) => return Ok(jobs.pop_front()),
+    async fn next_job(&self, feed: &mut Feed) -> Result<Option<(Key, Job)>, Error> {
+        let (listing, again, types, after, taken, page) = match feed {
+            Feed::Jobs(jobs) => {
+                return Ok(jobs.pop_front().map(|job| {
+                    let key = job
+                        .type_id()
+                        .map_or(Key::Spawned, |id| Key::Type(id.to_owned()));
+                    (key, job)
+                }));
+            }
             Feed::Stored {
                 listing,
+                again,
                 types,
                 after,
+                taken,
                 page,
-            } => (*listing, types, after, page),
+            } => (*listing, again, types, after, taken, page),
         };
+        let rows = |row: i64, resource: v2::Resource| {
+            let job = Job::Rows {
+                listing,
+                resource: Box::new(resource),
+                is_type_scoped: false,
+                cursor: None,
+            };
+            (Key::Row(row), job)
+        };
+        while let Some(row) = again.pop_front() {
+            let stored = self.writer.run(move |store| store.resource_at(row)).await?;
+            if let Some(resource) = stored {
+                return Ok(Some(rows(row, resource)));
+            }
+        }
         loop {
-            if let Some(resource) = page.pop_front() {
-                if self.is_skipped(listing, &resource) {
-                    self.finished(&resource);
+            if let Some(StoredRow { row, message }) = page.pop_front() {
+                *taken = row;
+                if self.is_skipped(listing, &message) {
+                    self.finished(&message);
                     continue;
                 }
-                return Ok(Some(Job::Rows {
-                    listing,
-                    resource: Box::new(resource),
-                    is_type_scoped: false,
-                    cursor: None,
-                }));
+                return Ok(Some(rows(row, message)));
             }
             let Some(type_id) = types.front().cloned() else {
                 return Ok(None);
@@ -610,38 +933,42 @@ impl Engine<'_> {
                 .await?;
             if let Some(last) = rows.last() {
                 *after = last.row;
-                page.extend(rows.into_iter().map(|row| row.message));
+                page.extend(rows);
             } else {
                 types.pop_front();
                 *after = 0;
+                *taken = 0;
             }
         }
     }
 
-    fn each_type(&self, job: impl Fn(String) -> Job) -> Feed {
-        Feed::Jobs(self.types.order.iter().cloned().map(job).collect())
-    }
-
-    fn top_level(&self) -> Feed {
-        self.each_type(|type_id| Job::Resources {
-            type_id,
-            parent: None,
-        })
-    }
-
-    /// The stored resources of all types that have this listing resource by resource.
-    fn stored(&self, listing: Listing) -> Feed {
+    /// The stored resources of all types that have this listing resource by resource, as far as they are left.
+    fn stored(&self, listing: Listing, position: Position) -> Feed {
+        let mut types: VecDeque<String> = self
+            .types
+            .order
+            .iter()
+            .filter(|type_id| !self.is_scoped(listing, type_id))
+            .filter(|type_id| !self.is_type_skipped(listing, type_id))
+            .cloned()
+            .collect();
+        let (again, after) = match position {
+            Position::Rows {
+                open,
+                type_id,
+                after,
+            } => {
+                while types.front() != type_id.as_ref() && types.pop_front().is_some() {}
+                (open.into(), after)
+            }
+            Position::Start | Position::Types(_) => (VecDeque::new(), 0),
+        };
         Feed::Stored {
             listing,
-            types: self
-                .types
-                .order
-                .iter()
-                .filter(|type_id| !self.is_scoped(listing, type_id))
-                .filter(|type_id| !self.is_type_skipped(listing, type_id))
-                .cloned()
-                .collect(),
-            after: 0,
+            again,
+            types,
+            after,
+            taken: after,
             page: VecDeque::new(),
         }
     }
@@ -704,18 +1031,31 @@ impl Engine<'_> {
             }
     }
 
-    async fn tell_totals(&self, listing: Listing) -> Result<(), Error> {
-        let Feed::Stored { types, .. } = self.stored(listing) else {
+    async fn tell_totals(&self, feed: &Feed) -> Result<(), Error> {
+        let Feed::Stored {
+            again,
+            types,
+            after,
+            ..
+        } = feed
+        else {
             return Ok(());
         };
+        let open = again.len() as u64;
+        let mut after = *after;
         for type_id in types {
             let id = type_id.clone();
-            let total = self
+            let last = std::mem::take(&mut after);
+            let (done, total) = self
                 .writer
-                .run(move |store| store.count_resources(&id))
+                .run(move |store| {
+                    let total = store.count_resources(&id, i64::MAX)?;
+                    Ok((store.count_resources(&id, last)?, total))
+                })
                 .await?;
-            self.state().progress.insert(type_id.clone(), (0, total));
-            self.environment.progress.advance(&type_id, 0, total);
+            let done = done.saturating_sub(open);
+            self.state().progress.insert(type_id.clone(), (done, total));
+            self.environment.progress.advance(type_id, done, total);
         }
         Ok(())
     }
@@ -739,11 +1079,12 @@ impl Engine<'_> {
 
     fn check_warnings(&self) -> Result<(), Error> {
         let state = self.state();
-        if too_many(state.missing, state.completed) {
+        let counters = &state.counters;
+        if too_many(counters.missing, counters.completed) {
             return Err(Error::TooManyWarnings {
-                warnings: state.missing,
-                completed: state.completed,
-                first: state.warnings.first().cloned().unwrap_or_default(),
+                warnings: counters.missing,
+                completed: counters.completed,
+                first: counters.warnings.first().cloned().unwrap_or_default(),
             });
         }
         Ok(())
@@ -752,7 +1093,7 @@ impl Engine<'_> {
     async fn check_invariants(&mut self) -> Result<(), Error> {
         let (enqueued, drained) = {
             let state = self.state();
-            (state.enqueued, state.drained)
+            (state.counters.enqueued, state.counters.drained)
         };
         self.writer
             .run(|store| invariants::exclusion_groups(store))
@@ -776,7 +1117,10 @@ impl Engine<'_> {
             .filter(|each| !each.id.is_empty())
             .map(|each| each.id.clone())
             .collect();
-        self.state().quality.invalid_resource_types += (all.len() - known.len()) as u64;
+        if !self.is_resumed {
+            self.state().counters.quality.invalid_resource_types +=
+                (all.len() - known.len()) as u64;
+        }
         if let Some(unknown) = filter.iter().find(|id| !known.contains(id)) {
             return Err(Error::UnknownFilterType {
                 id: unknown.clone(),
@@ -794,15 +1138,18 @@ impl Engine<'_> {
         self.writer
             .run(move |store| store.put_resource_types(&stored, now))
             .await?;
-        self.state().completed += 1;
+        self.state().counters.completed += u64::from(!self.is_resumed);
         Ok(Types::new(wanted))
     }
 
     /// Runs a listing to its end. "Not found" ends it with a warning.
     async fn execute(&self, job: Job) -> Result<(), Error> {
+        // Counted only when the listing is done, so that what a killed process had half read does not count twice.
+        let mut tally = Counters::default();
         let result = match job {
             Job::Resources { type_id, parent } => {
-                self.list_resources(&type_id, parent.as_ref()).await
+                self.list_resources(&type_id, parent.as_ref(), &mut tally)
+                    .await
             }
             Job::Static { type_id } => self.list_static(&type_id).await,
             Job::Target(target) => self.target(&target).await,
@@ -814,22 +1161,23 @@ impl Engine<'_> {
             } => {
                 let is_enqueued = cursor.is_some();
                 let listed = self
-                    .list_rows(listing, &resource, is_type_scoped, cursor)
+                    .list_rows(listing, &resource, is_type_scoped, cursor, &mut tally)
                     .await;
                 if is_enqueued {
-                    self.state().drained += 1;
+                    tally.drained += 1;
                 } else if !is_type_scoped {
                     self.finished(&resource);
                 }
                 listed
             }
         };
+        let mut state = self.state();
+        state.counters.add(&tally);
         match result {
             Err(error) if is_missing(&error) => {
                 let warning = crate::error::chain(&error);
                 tracing::warn!(sync.id = self.scope.sync_id, error = %warning, "a listing was left out");
-                let mut state = self.state();
-                state.missing += 1;
+                state.counters.missing += 1;
                 state.warn(warning);
                 Ok(())
             }
@@ -841,6 +1189,7 @@ impl Engine<'_> {
         &self,
         type_id: &str,
         parent: Option<&v2::ResourceId>,
+        tally: &mut Counters,
     ) -> Result<(), Error> {
         let operation = "list the resources";
         let subject = || match parent {
@@ -856,7 +1205,7 @@ impl Engine<'_> {
             .await
             .map_err(connector_error(operation, &subject))?;
             let next = next_token(&page, token.as_deref(), operation, &subject)?;
-            let resources = ingest::resources(page.items, &mut self.state().quality)?;
+            let resources = ingest::resources(page.items, &mut tally.quality)?;
             for resource in &resources {
                 let id = ingest::complete_id(Some(resource)).map_or("", |id| &id.resource_type);
                 let Some(resource_type) = self.types.get(id) else {
@@ -902,7 +1251,7 @@ impl Engine<'_> {
                 let mut state = self.state();
                 let key = (child.clone(), id.resource_type.clone(), id.resource.clone());
                 if state.children.insert(key) {
-                    state.spawned.push_back(Job::Resources {
+                    state.spawn(Job::Resources {
                         type_id: child,
                         parent: Some(id.clone()),
                     });
@@ -971,6 +1320,7 @@ impl Engine<'_> {
         resource: &v2::Resource,
         is_type_scoped: bool,
         cursor: Option<String>,
+        tally: &mut Counters,
     ) -> Result<(), Error> {
         let operation = listing.operation();
         let subject = || {
@@ -993,7 +1343,7 @@ impl Engine<'_> {
                     .await
                     .map_err(connector_error(operation, &subject))?;
                     let next = next_token(&page, token.as_deref(), operation, &subject)?;
-                    self.store_entitlements(page.items).await?;
+                    self.store_entitlements(page.items, tally).await?;
                     (next, page.annotations)
                 }
                 Listing::Grants => {
@@ -1004,7 +1354,8 @@ impl Engine<'_> {
                     .await
                     .map_err(connector_error(operation, &subject))?;
                     let next = next_token(&page, token.as_deref(), operation, &subject)?;
-                    self.store_grants(page.items, &page.annotations).await?;
+                    self.store_grants(page.items, &page.annotations, tally)
+                        .await?;
                     (next, page.annotations)
                 }
             };
@@ -1034,7 +1385,7 @@ impl Engine<'_> {
         for cursor in cursors {
             let mut state = self.state();
             let key = (
-                listing.phase(),
+                listing.phase().name(),
                 is_type_scoped,
                 id.resource_type.clone(),
                 id.resource.clone(),
@@ -1048,8 +1399,8 @@ impl Engine<'_> {
                 );
                 continue;
             }
-            state.enqueued += 1;
-            state.spawned.push_back(Job::Rows {
+            state.counters.enqueued += 1;
+            state.spawn(Job::Rows {
                 listing,
                 resource: Box::new(resource.clone()),
                 is_type_scoped,
@@ -1058,9 +1409,12 @@ impl Engine<'_> {
         }
     }
 
-    async fn store_entitlements(&self, entitlements: Vec<v2::Entitlement>) -> Result<(), Error> {
-        let kept =
-            ingest::entitlements(entitlements, self.restriction(), &mut self.state().quality)?;
+    async fn store_entitlements(
+        &self,
+        entitlements: Vec<v2::Entitlement>,
+        tally: &mut Counters,
+    ) -> Result<(), Error> {
+        let kept = ingest::entitlements(entitlements, self.restriction(), &mut tally.quality)?;
         if kept.is_empty() {
             return Ok(());
         }
@@ -1075,14 +1429,10 @@ impl Engine<'_> {
         &self,
         grants: Vec<v2::Grant>,
         annotations: &[proto::Any],
+        tally: &mut Counters,
     ) -> Result<(), Error> {
-        let page = ingest::grants(
-            grants,
-            annotations,
-            self.restriction(),
-            &mut self.state().quality,
-        )?;
-        self.state().has_external_matches |= page.has_external_matches;
+        let page = ingest::grants(grants, annotations, self.restriction(), &mut tally.quality)?;
+        tally.has_external_matches |= page.has_external_matches;
         if self.kind == Kind::Partial {
             self.fetch_related(&page.grants).await?;
         }
@@ -1108,7 +1458,7 @@ impl Engine<'_> {
                 store.put_grants(page.grants, now)
             })
             .await?;
-        self.state().grants.add(outcome);
+        tally.grants.add(outcome);
         Ok(())
     }
 
@@ -1156,7 +1506,8 @@ impl Engine<'_> {
         .await;
         match answer {
             Ok(resource) => {
-                let mut kept = ingest::resources(vec![resource], &mut self.state().quality)?;
+                let mut kept =
+                    ingest::resources(vec![resource], &mut self.state().counters.quality)?;
                 Ok(kept.pop())
             }
             Err(error)
@@ -1175,7 +1526,7 @@ impl Engine<'_> {
 
     async fn target(&self, target: &v2::Resource) -> Result<(), Error> {
         let Some(id) = ingest::complete_id(Some(target)) else {
-            self.state().quality.invalid_resources += 1;
+            self.state().counters.quality.invalid_resources += 1;
             return Ok(());
         };
         let Some(mut resource) = self.fetch(id).await? else {

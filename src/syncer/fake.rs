@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     connector::{Connector, Error, Page, SyncScope, Validation},
@@ -29,6 +30,7 @@ struct Inner {
     warnings: Vec<String>,
     calls: Vec<String>,
     cleanups: Vec<String>,
+    stop: Option<(usize, CancellationToken)>,
 }
 
 /// A directory held in memory, whose answers and failures are set by the test.
@@ -147,6 +149,13 @@ impl FakeConnector {
         self
     }
 
+    /// Cancels when this many calls have arrived; the last of them gets no answer.
+    #[must_use]
+    pub fn with_stop(self, after: usize, cancel: CancellationToken) -> Self {
+        self.inner().stop = Some((after, cancel));
+        self
+    }
+
     /// Adds a line to what the start-up check says.
     #[must_use]
     pub fn with_note(self, note: &str) -> Self {
@@ -176,6 +185,12 @@ impl FakeConnector {
         inner
             .calls
             .push(format!("{operation} {key} {token}").trim_end().to_owned());
+        if let Some((after, cancel)) = &inner.stop
+            && inner.calls.len() >= *after
+        {
+            cancel.cancel();
+            return Err(Error::Cancelled);
+        }
         match inner
             .failures
             .get_mut(&format!("{operation} {key}"))
@@ -233,6 +248,10 @@ impl Connector for FakeConnector {
             display_name: "Fake".to_owned(),
             ..v2::ConnectorMetadata::default()
         }
+    }
+
+    fn fingerprint(&self, _salt: &str) -> String {
+        "fake".to_owned()
     }
 
     async fn validate(&self) -> Result<Validation, Error> {

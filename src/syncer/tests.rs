@@ -52,6 +52,7 @@ impl Bench {
             clock: &self.clock,
             progress: &NoProgress,
             cancel: &self.cancel,
+            keep: false,
         };
         sync_to_file(connector, request, environment, &self.target()).await
     }
@@ -497,6 +498,7 @@ async fn a_call_that_fails_for_longer_than_its_budget_ends_the_sync() {
         clock: &bench.clock,
         progress: &NoProgress,
         cancel: &bench.cancel,
+        keep: false,
     };
     let limits = Limits {
         retry_budget: Duration::from_secs(20),
@@ -1122,6 +1124,7 @@ async fn progress_tells_phases_and_counts() {
         clock: &bench.clock,
         progress: &recorder,
         cancel: &bench.cancel,
+        keep: false,
     };
     let request = SyncRequest {
         workers: 1,
@@ -1150,3 +1153,4 @@ async fn progress_tells_phases_and_counts() {
 
 mod expansion;
 mod load;
+mod resume;

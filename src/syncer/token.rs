@@ -1,5 +1,6 @@
 //! The state that a finished sync leaves in its file, in the layout that readers of the official engine parse.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Bits of `reason_flags`.
@@ -11,7 +12,7 @@ const EXPANSION_DROPPED: u64 = 16;
 const UNVERIFIABLE: u64 = 32;
 
 /// What was left out or looked wrong while rows came in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Quality {
     pub(super) entitlements_dropped: u64,
     pub(super) grants_dropped: u64,
@@ -69,6 +70,18 @@ impl Token {
 }
 
 impl Quality {
+    /// Adds what another listing counted.
+    pub(super) fn add(&mut self, other: Self) {
+        self.entitlements_dropped += other.entitlements_dropped;
+        self.grants_dropped += other.grants_dropped;
+        self.grant_resources_dropped += other.grant_resources_dropped;
+        self.expansion_types_dropped += other.expansion_types_dropped;
+        self.expansions_dropped += other.expansions_dropped;
+        self.invalid_resource_types += other.invalid_resource_types;
+        self.invalid_resources += other.invalid_resources;
+        self.invalid_entitlements += other.invalid_entitlements;
+    }
+
     /// A SQLite file cannot prove that nothing invalid was kept, so it never serves as a cache of a later sync.
     fn to_json(self) -> Value {
         let mut reasons = UNVERIFIABLE;

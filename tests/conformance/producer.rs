@@ -88,6 +88,7 @@ async fn write(directory: &Directory, target: &Path, expand: bool) -> anyhow::Re
         clock: &SystemClock,
         progress: &NoProgress,
         cancel: &cancel,
+        keep: false,
     };
     syncer::sync_to_file(&connector(directory)?, &request, environment, target)
         .await

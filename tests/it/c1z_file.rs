@@ -99,6 +99,7 @@ async fn produce() -> Produced {
             clock: &ManualClock::new(start()),
             progress: &NoProgress,
             cancel: &CancellationToken::new(),
+            keep: false,
         },
         &file,
     )
@@ -835,7 +836,7 @@ async fn a_row_written_again_keeps_its_place_and_gets_the_new_data() {
         })
         .await
         .unwrap();
-    let sealed = writer.seal(run_finish(), true, &file).await.unwrap();
+    let sealed = writer.seal(Some(run_finish()), true, &file).await.unwrap();
     assert_eq!(sealed.counts.resources["app"], 1);
     assert_eq!(sealed.counts.grants["app"], 1);
     let database = open(&unpack(&file));
@@ -861,7 +862,7 @@ async fn a_writer_that_is_cancelled_or_cannot_write_leaves_nothing() {
     cancel.cancel();
     let target = folder.path().join("sync.c1z");
     assert!(matches!(
-        writer.seal(run_finish(), true, &target).await,
+        writer.seal(Some(run_finish()), true, &target).await,
         Err(c1z::Error::Cancelled)
     ));
 
@@ -869,7 +870,10 @@ async fn a_writer_that_is_cancelled_or_cannot_write_leaves_nothing() {
         .await
         .unwrap();
     let nowhere = folder.path().join("no such folder").join("sync.c1z");
-    let error = writer.seal(run_finish(), true, &nowhere).await.unwrap_err();
+    let error = writer
+        .seal(Some(run_finish()), true, &nowhere)
+        .await
+        .unwrap_err();
     assert!(matches!(error, c1z::Error::Io { .. }));
     assert_eq!(error.class(), Class::Retryable);
 
@@ -879,7 +883,7 @@ async fn a_writer_that_is_cancelled_or_cannot_write_leaves_nothing() {
     let occupied = folder.path().join("occupied");
     fs::create_dir_all(occupied.join("by a folder")).unwrap();
     writer
-        .seal(run_finish(), true, &occupied)
+        .seal(Some(run_finish()), true, &occupied)
         .await
         .unwrap_err();
     let left: Vec<_> = fs::read_dir(folder.path())
@@ -926,7 +930,7 @@ async fn what_a_killed_process_left_is_replaced() {
     let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
         .await
         .unwrap();
-    writer.seal(run_finish(), true, &file).await.unwrap();
+    writer.seal(Some(run_finish()), true, &file).await.unwrap();
     assert!(!stale.exists());
     assert_eq!(
         Reader::open(&file, folder.path())

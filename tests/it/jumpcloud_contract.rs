@@ -836,6 +836,7 @@ async fn sync(sim: &JumpCloudSim, way: Way<'_>) {
         clock: &SystemClock,
         progress: &syncer::NoProgress,
         cancel: &cancel,
+        keep: false,
     };
     let target = folder.path().join("sync.c1z");
     let synced = syncer::sync_to_file(&connector, way.request, environment, &target).await;

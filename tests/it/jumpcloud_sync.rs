@@ -366,6 +366,7 @@ async fn the_file_of_a_whole_sync_holds_every_row_and_all_inherited_access() {
         clock: &SystemClock,
         progress: &syncer::NoProgress,
         cancel: &cancel,
+        keep: false,
     };
     let report = syncer::sync_to_file(
         &rig.connector,

@@ -1313,6 +1313,7 @@ async fn what_connector_and_engine_write_passes_the_inspection() {
         clock: &SystemClock,
         progress: &syncer::NoProgress,
         cancel: &tokio_util::sync::CancellationToken::new(),
+        keep: false,
     };
     let request = syncer::SyncRequest::default();
     syncer::sync_to_file(&connector, &request, environment, &path)

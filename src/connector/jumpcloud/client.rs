@@ -29,6 +29,7 @@ use self::{
 pub use self::{credential::Standing, region::Region};
 use crate::{
     connector::Error,
+    crypto::{Sha256, hex},
     http::{self, limiter::Limiter, retry},
     telemetry::metrics::Metrics,
 };
@@ -59,6 +60,19 @@ pub enum Auth {
         /// Client secret.
         client_secret: SecretString,
     },
+}
+
+impl Auth {
+    /// Tells one credential from another where both are hashed with the same salt.
+    fn digest(&self, salt: &str) -> String {
+        let mut digest = Sha256::new();
+        digest.update(salt.as_bytes());
+        match self {
+            Self::ApiKey(key) => digest.update(key.expose_secret().as_bytes()),
+            Self::ClientCredentials { client_id, .. } => digest.update(client_id.as_bytes()),
+        }
+        format!("credential {}", hex(&digest.finish()))
+    }
 }
 
 impl fmt::Debug for Auth {
@@ -396,6 +410,17 @@ impl Client {
             .org_id
             .as_ref()
             .and_then(|org_id| org_id.to_str().ok())
+    }
+
+    /// Tells one organisation from another without a request: by its id where one is configured, else by the credential,
+    /// hashed with the salt.
+    pub fn organization(&self, salt: &str) -> String {
+        let shared = &self.shared;
+        let whose = match self.org_id() {
+            Some(org_id) => format!("organisation {org_id}"),
+            None => shared.keyring.current().auth.digest(salt),
+        };
+        format!("{} {whose}", shared.console_url)
     }
 
     /// Whether requests come from a service account that proves itself by OAuth, and not from a person's key.

@@ -28,6 +28,7 @@ fn every_option_of_the_task_reaches_the_engine() {
         workers: 7,
         skip_full_sync: false,
         storage_engine: String::new(),
+        resume_max_age: Duration::ZERO,
     };
     let asked = request(&options, &local, TASK).unwrap();
     assert!(asked.skip_expand_grants);
@@ -65,21 +66,4 @@ fn the_local_storage_engine_beats_that_of_the_task() {
             "{asked} {local}"
         );
     }
-}
-
-#[test]
-fn the_folder_of_a_sync_is_private_locked_and_gone_with_its_owner() {
-    let work_dir = tempfile::tempdir().unwrap();
-    let folder = Folder::create(work_dir.path()).unwrap();
-    let path = folder.path().to_owned();
-    let mode = fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o700);
-    assert!(
-        File::open(path.join(LOCK_FILE))
-            .unwrap()
-            .try_lock()
-            .is_err()
-    );
-    drop(folder);
-    assert!(!path.exists());
 }

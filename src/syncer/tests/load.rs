@@ -68,6 +68,10 @@ impl Connector for Tenant {
         v2::ConnectorMetadata::default()
     }
 
+    fn fingerprint(&self, _salt: &str) -> String {
+        "tenant".to_owned()
+    }
+
     async fn validate(&self) -> Result<connector::Validation, connector::Error> {
         Ok(connector::Validation::default())
     }
@@ -177,6 +181,7 @@ async fn measure(tenant: Tenant) -> (f64, u64) {
         clock: &SystemClock,
         progress: &NoProgress,
         cancel: &bench.cancel,
+        keep: false,
     };
     let (begun, cpu) = (Instant::now(), cpu_seconds());
     let report = sync_to_file(

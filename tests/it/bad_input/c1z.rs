@@ -86,6 +86,7 @@ impl Good {
                     clock: &SystemClock,
                     progress: &NoProgress,
                     cancel: &CancellationToken::new(),
+                    keep: false,
                 },
                 &file,
             ))

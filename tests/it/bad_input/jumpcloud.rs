@@ -106,6 +106,7 @@ async fn sync(url: &Url) -> Synced {
             clock: &SystemClock,
             progress: &NoProgress,
             cancel: &CancellationToken::new(),
+            keep: false,
         },
         Limits {
             retry_budget: Duration::ZERO,

@@ -431,6 +431,10 @@ impl Connector for FakeConnector {
         }
     }
 
+    fn fingerprint(&self, _salt: &str) -> String {
+        "fake".to_owned()
+    }
+
     async fn validate(&self) -> Result<connector::Validation, connector::Error> {
         self.validations.send_modify(|count| *count += 1);
         self.open.subscribe().wait_for(|open| *open).await.unwrap();

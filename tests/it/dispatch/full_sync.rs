@@ -156,6 +156,54 @@ async fn a_cancellation_during_the_upload_stops_it_and_leaves_nothing_behind() {
     assert_eq!(rig.left_over(), 0);
 }
 
+fn resumable() -> LocalOptions {
+    LocalOptions {
+        resume_max_age: Duration::from_hours(1),
+        ..LocalOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn a_sync_whose_upload_failed_is_uploaded_by_the_next_task_and_not_read_again() {
+    let control = FakeControlPlane::new();
+    control.upload_fails([Fault::Code(Code::Unavailable)]);
+    control.hand_out([full_sync(1)]);
+    let plan = Plan {
+        sync: resumable(),
+        ..Plan::default()
+    };
+    let rig = plan.start(&control);
+    failure(&control.result(&id(1)).await);
+    assert_eq!(rig.left_over(), 1);
+    control.hand_out([full_sync(2)]);
+    assert_eq!(control.result(&id(2)).await, succeeded());
+    let uploads = control.uploads();
+    assert_eq!(uploads.len(), 2);
+    assert_eq!(uploads[0], uploads[1], "the same file, its times included");
+    assert_eq!(rig.left_over(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_conductorone_cancelled_is_not_kept() {
+    let control = FakeControlPlane::new();
+    control.upload_fails([Fault::Silence]);
+    control.heartbeats([
+        Ok(HeartbeatReply::default()),
+        Ok(HeartbeatReply {
+            cancelled: true,
+            next_heartbeat: None,
+        }),
+    ]);
+    control.hand_out([full_sync(1)]);
+    let plan = Plan {
+        sync: resumable(),
+        ..Plan::default()
+    };
+    let rig = plan.start(&control);
+    failure(&control.result(&id(1)).await);
+    assert_eq!(rig.left_over(), 0);
+}
+
 #[tokio::test]
 async fn a_work_folder_that_is_gone_is_named_as_the_problem() {
     let control = FakeControlPlane::new();
@@ -201,16 +249,25 @@ async fn only_our_own_old_and_ownerless_leavings_are_removed() {
         age(path);
     }
     let started = Timestamp::now() - jiff::SignedDuration::from_mins(1);
-    assert_eq!(remove_stale(work_dir.path(), started).await, 2);
+    assert_eq!(
+        remove_stale(work_dir.path(), started, Duration::ZERO).await,
+        2
+    );
     assert!(!stale.exists() && !stray.exists());
     assert!(owned.exists() && fresh.exists() && foreign.exists());
     drop(lock);
-    assert_eq!(remove_stale(work_dir.path(), started).await, 1);
+    assert_eq!(
+        remove_stale(work_dir.path(), started, Duration::ZERO).await,
+        1
+    );
     assert!(!owned.exists());
 }
 
 #[tokio::test]
 async fn a_work_folder_that_cannot_be_read_is_no_reason_to_fail() {
     let started = Timestamp::now();
-    assert_eq!(remove_stale(Path::new("/does/not/exist"), started).await, 0);
+    assert_eq!(
+        remove_stale(Path::new("/does/not/exist"), started, Duration::ZERO).await,
+        0
+    );
 }
