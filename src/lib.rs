@@ -4,7 +4,7 @@
 //! control_plane ──► dispatch ──► handlers ──► provisioning ──► connector (jumpcloud ──► http)
 //!       ▲                           │  └────► syncer ──► c1z
 //!       └────────── upload ─────────┴───────────────────┘
-//! below all: model proto error clock config notice telemetry crypto supervisor      above all: app, cli, main
+//! below all: model proto error clock config notice telemetry crypto supervisor state_folder     above all: app, cli, main
 //! ```
 //!
 //! The path of one task: `control_plane::grpc` polls, `dispatch` takes a slot and hands the task to the handler of its
@@ -32,6 +32,7 @@ pub mod proto;
 pub mod provisioning;
 #[cfg(feature = "simulator")]
 pub mod sim;
+pub mod state_folder;
 pub mod supervisor;
 pub mod syncer;
 pub mod telemetry;

@@ -44,6 +44,7 @@ use crate::{
     error::{Class, Classify, Code, chain},
     model::resource_text,
     proto::{Any, Struct, connector as v2, is, pack},
+    state_folder::Place,
     supervisor::{Supervisor, lock},
     telemetry::metrics::{ChangeOutcome, Metrics},
 };
@@ -51,19 +52,17 @@ use crate::{
 pub mod actions;
 mod audit;
 mod credentials;
-mod folder;
 mod journal;
 mod locks;
 
+pub use self::credentials::Keys;
 use self::{
     actions::Runs,
     audit::{Record, Trail, Verdict},
     credentials::Ready,
-    folder::Place,
     journal::{Entry, Journal},
     locks::{Locks, Lost, Ticket},
 };
-pub use self::{credentials::Keys, folder::NAME as STATE_FOLDER};
 
 /// How often old entries of the journal are looked for, in changes.
 const PRUNE_EVERY: u64 = 500;
@@ -607,6 +606,11 @@ impl Provisioning {
     /// Whether, and how, changes are made.
     pub fn mode(&self) -> ProvisioningMode {
         self.shared.settings.mode
+    }
+
+    /// The folder in which changes are remembered.
+    pub fn place(&self) -> &Place {
+        &self.shared.place
     }
 
     /// Forgets what is old, and goes on with actions that a dead process left behind. To be called once, at start.

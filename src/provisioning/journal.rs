@@ -12,11 +12,12 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, folder::Place};
+use super::Answer;
 use crate::{
     connector::provision::{Effect, Plan},
     crypto::{Sha256, hex},
     proto::Any,
+    state_folder::Place,
 };
 
 /// The form of the files; others are set aside.

@@ -22,7 +22,7 @@ use super::{
     jumpcloud::{self, JumpCloudSim, Shape, Truth},
 };
 use crate::proto::{baton::task::SyncFullTask, connector as v2};
-use crate::provisioning;
+use crate::state_folder;
 
 mod changes;
 mod daemon;
@@ -509,12 +509,12 @@ impl Act<'_> {
                 .any(|secret| output.contains(secret.expose_secret())),
             "the log of the daemon shows a password or the new client secret; this is an error of the connector: report it"
         );
-        // What is remembered of changes stays; nothing else may.
+        // What is remembered of changes and syncs stays; nothing else may.
         let left = std::fs::read_dir(self.work)?
             .filter(|entry| {
                 entry
                     .as_ref()
-                    .is_ok_and(|entry| entry.file_name() != provisioning::STATE_FOLDER)
+                    .is_ok_and(|entry| entry.file_name() != state_folder::NAME)
             })
             .count();
         ensure!(

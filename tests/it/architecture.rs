@@ -42,6 +42,7 @@ const BELOW: &[&str] = &[
     "telemetry",
     "crypto",
     "supervisor",
+    "state_folder",
 ];
 
 /// Modules that may name everything.

@@ -22,6 +22,7 @@ use baton_jumpcloud::{
         conductorone::{self, ConductorOneSim, Finish, Summary, Upload, full_sync},
         jumpcloud::{self, FULL_KEY, JumpCloudSim, Shape, Truth},
     },
+    state_folder,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -387,11 +388,12 @@ impl Exit {
     }
 }
 
-/// What is left in a folder.
+/// What is left in a folder, besides what outlives the process on purpose.
 pub fn entries(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.ends_with(state_folder::NAME))
         .collect()
 }
 

@@ -21,6 +21,7 @@ use baton_jumpcloud::{
         conductorone::{self, ConductorOneSim, Finish, Synced, full_sync, tasks},
         jumpcloud::{Id, JumpCloudSim, Shape, Tenant},
     },
+    state_folder,
 };
 use prost::{Message as _, Name};
 use secrecy::ExposeSecret as _;
@@ -265,7 +266,12 @@ impl World {
         self.cloud().assert_clean();
         let audit = std::fs::read_to_string(self.audit_log()).unwrap_or_default();
         let mut texts = vec![exit.stdout, exit.stderr, audit];
-        let mut folders = vec![self.scene.work_dir(), self.scene.path("tmp")];
+        let mut folders = vec![
+            self.scene.work_dir(),
+            self.scene.work_dir().join(state_folder::NAME),
+            self.scene.path("tmp"),
+        ];
+        folders.retain(|folder| folder.exists());
         while let Some(folder) = folders.pop() {
             for path in crate::daemon::entries(&folder) {
                 if path.is_dir() {

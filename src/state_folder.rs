@@ -27,7 +27,7 @@ const FILE_LIMIT: u64 = 8 * 1024 * 1024;
 
 /// A folder that this process holds.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     path: PathBuf,
     /// Locked for as long as the folder is held.
     _lock: File,
@@ -61,8 +61,8 @@ impl Folder {
             if number > 1 {
                 tracing::warn!(
                     folder = %path.display(),
-                    "another process works in the same work directory, so this one remembers its changes in a folder of \
-                     its own; give each process its own work-dir"
+                    "another process works in the same work directory, so this one keeps what it remembers in a folder \
+                     of its own; give each process its own work-dir"
                 );
             }
             return Ok(Some(Self { path, _lock: file }));
@@ -72,8 +72,8 @@ impl Folder {
         )))
     }
 
-    /// The names of the files in a part of the folder, those being written left out.
-    pub(super) fn names(&self, part: &str) -> io::Result<Vec<String>> {
+    /// The names of the files in a part of the folder, those being written left out; none when the part is not there.
+    pub fn names(&self, part: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(self.path.join(part)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -91,7 +91,7 @@ impl Folder {
     }
 
     /// The content of a file, if it is there.
-    pub(super) fn read(&self, part: &str, name: &str) -> io::Result<Option<Vec<u8>>> {
+    pub fn read(&self, part: &str, name: &str) -> io::Result<Option<Vec<u8>>> {
         let file = match File::open(self.path.join(part).join(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -103,7 +103,7 @@ impl Folder {
     }
 
     /// Puts a file in the place of one with the same name; it is on the disk when this returns.
-    pub(super) fn write(&self, part: &str, name: &str, content: &[u8]) -> io::Result<()> {
+    pub fn write(&self, part: &str, name: &str, content: &[u8]) -> io::Result<()> {
         let folder = self.path.join(part);
         // Cleaners of temporary folders may have taken it away.
         make_private(&self.path)?;
@@ -120,19 +120,14 @@ impl Folder {
     }
 
     /// Renames a file that cannot be understood, for a person to look at; an older one of that name is replaced.
-    pub(super) fn set_aside(&self, part: &str, name: &str) -> io::Result<()> {
+    pub fn set_aside(&self, part: &str, name: &str) -> io::Result<()> {
         let folder = self.path.join(part);
         fs::rename(folder.join(name), folder.join(format!("{name}.corrupt")))
     }
 
     /// Removes what was last written before `oldest`, the oldest of more than `most`, and what a dead process left half
     /// written.
-    pub(super) fn prune(
-        &self,
-        part: &str,
-        oldest: jiff::Timestamp,
-        most: usize,
-    ) -> io::Result<usize> {
+    pub fn prune(&self, part: &str, oldest: jiff::Timestamp, most: usize) -> io::Result<usize> {
         let entries = match fs::read_dir(self.path.join(part)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -189,13 +184,15 @@ fn check_private(path: &Path) -> io::Result<()> {
 
 /// The folder of this process, taken when it is first needed.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub struct Place {
     work_dir: PathBuf,
     held: Arc<Mutex<Option<Arc<Folder>>>>,
 }
 
 impl Place {
-    pub(super) fn new(work_dir: PathBuf) -> Self {
+    /// The folder in this work directory. Nothing is touched yet; clones share the folder, which two calls of this function
+    /// in one process would not.
+    pub fn new(work_dir: PathBuf) -> Self {
         Self {
             work_dir,
             held: Arc::default(),
@@ -203,12 +200,12 @@ impl Place {
     }
 
     /// The folder; `None` while nothing was ever written into it.
-    pub(super) fn existing(&self) -> io::Result<Option<Arc<Folder>>> {
+    pub fn existing(&self) -> io::Result<Option<Arc<Folder>>> {
         self.folder(false)
     }
 
     /// The folder, made if need be.
-    pub(super) fn ensured(&self) -> io::Result<Arc<Folder>> {
+    pub fn ensured(&self) -> io::Result<Arc<Folder>> {
         self.folder(true)?
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
@@ -221,8 +218,8 @@ impl Place {
         Ok(held.clone())
     }
 
-    /// Works in the folder, away from the workers of the runtime.
-    pub(super) async fn work<T: Send + 'static>(
+    /// Works in the folder, away from the workers of the runtime. Work that has begun goes on when this is dropped.
+    pub async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
