@@ -192,6 +192,10 @@ pub struct SyncOptions {
     pub workers: usize,
     /// The file format asked for.
     pub storage_engine: Option<StorageEngine>,
+    /// The largest share of the rows of a type that may be gone since the last sync, in percent; 100 = no limit.
+    pub shrink_limit: u8,
+    /// Until then any share may be gone.
+    pub shrink_accept_until: Option<Timestamp>,
 }
 
 /// A file format.

@@ -355,6 +355,22 @@ pub const SETTINGS: &[Setting] = &[
     )
     .default("false"),
     Setting::new(
+        "shrink-limit",
+        Kind::Integer,
+        SYNC,
+        "The largest share of the resources, entitlements or grants of a type, in percent, that may be gone since the last \
+         sync, 1 to 100; a sync that lost more fails and is not uploaded. Fewer than 10 may always go; 100 = no limit.",
+    )
+    .default("50")
+    .treated(Treatment::ServiceOnly),
+    Setting::new(
+        "shrink-accept-until",
+        Kind::Text,
+        SYNC,
+        "Until this time (RFC 3339) a sync may have lost any share, and is what later ones are held against.",
+    )
+    .treated(Treatment::ServiceOnly),
+    Setting::new(
         "storage-engine",
         Kind::Text,
         SYNC,

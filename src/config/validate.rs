@@ -130,7 +130,7 @@ impl Resolver<'_> {
         let mut log = self.log();
         #[cfg(feature = "otlp")]
         let traces = self.traces();
-        let debug_until = self.debug_until();
+        let debug_until = self.time("log-level-debug-expires-at");
         if debug_until.is_some() && log.level == Level::Debug {
             // Debugging that ends has to end somewhere; the SDK goes back to this level, too.
             log.level = Level::Info;
@@ -553,6 +553,8 @@ impl Resolver<'_> {
             resume_max_age,
             workers,
             storage_engine,
+            shrink_limit: u8::try_from(self.signed("shrink-limit", 1..=100)).unwrap_or(1),
+            shrink_accept_until: self.time("shrink-accept-until"),
         }
     }
 
@@ -837,18 +839,17 @@ impl Resolver<'_> {
         Some(pem)
     }
 
-    fn debug_until(&mut self) -> Option<Timestamp> {
-        const NAME: &str = "log-level-debug-expires-at";
-        let text = self.text(NAME)?;
-        let until = text.parse().ok();
-        if until.is_none() {
+    fn time(&mut self, name: &'static str) -> Option<Timestamp> {
+        let text = self.text(name)?;
+        let time = text.parse().ok();
+        if time.is_none() {
             let problem = format!(
                 "is {}, where a time with its offset is expected, such as 2026-10-01T08:00:00Z",
                 shape(&text)
             );
-            self.problem(NAME, problem);
+            self.problem(name, problem);
         }
-        until
+        time
     }
 
     pub(super) fn problem(&mut self, name: &str, text: impl Into<String>) {

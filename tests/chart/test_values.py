@@ -67,6 +67,7 @@ SAMPLE = {
     "config.shutdownGrace": "30s",
     "config.credentialsInterval": "30s",
     "config.logLevelDebugExpiresAt": "2030-01-01T00:00:00Z",
+    "config.shrinkAcceptUntil": "2030-01-01T00:00:00Z",
     "config.auditLog": "/var/lib/baton-jumpcloud/audit",
     "config.syncResourceTypes": ["user"],
     "workdir.sizeLimit": "1Gi",
