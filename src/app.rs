@@ -136,6 +136,19 @@ fn jumpcloud(config: &Config, client: Client) -> JumpCloud {
     )
 }
 
+/// Tells apart the configurations whose syncs read different things. Credentials are not in it: those that may read less
+/// are what a sync has to be held against the last one for.
+fn sync_source(config: &Config) -> String {
+    let settings = &config.jumpcloud;
+    let organization = settings.org_id.as_deref().unwrap_or_default();
+    let people = if settings.merge_administrators {
+        "merged"
+    } else {
+        "apart"
+    };
+    format!("{} {organization} {people}", settings.console_url)
+}
+
 /// What makes changes with that connector.
 fn provisioning(
     config: &Config,
@@ -300,6 +313,11 @@ pub async fn serve(
                     None => String::new(),
                     Some(config::StorageEngine::Sqlite) => "sqlite".to_owned(),
                     Some(config::StorageEngine::Pebble) => "pebble".to_owned(),
+                },
+                guard: full_sync::guard::Settings {
+                    limit: config.sync.shrink_limit,
+                    accept_until: config.sync.shrink_accept_until,
+                    source: sync_source(config),
                 },
             },
         },

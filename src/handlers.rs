@@ -10,7 +10,7 @@
 //! | Kind | Answer |
 //! |---|---|
 //! | `hello` | a Hello with the task's id, and no `FinishTask`; `FinishTask` only when that fails |
-//! | `sync_full` | the uploaded file, then success without response and annotations |
+//! | `sync_full` | the uploaded file, then success without response and annotations; `FailedPrecondition`, not retryable, for a directory that has shrunk too much |
 //! | `list_event_feeds` | an empty list: this connector has no event feeds |
 //! | `list_events` | `NotFound`, not retryable: no feed exists under any name |
 //! | `grant`, `revoke`, `create_account`, `create_resource`, `delete_resource`, `rotate_credential` | what [`crate::provisioning`] made of it; `FailedPrecondition` while provisioning is off, and in a dry run with the plan; not retryable |
@@ -22,6 +22,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -325,6 +326,20 @@ pub enum Error {
     /// The sync failed.
     #[error("the sync failed")]
     Sync(#[source] syncer::Error),
+    /// The file was made and not uploaded, because it holds far less than the last one.
+    #[error(
+        "the sync was not uploaded, because ConductorOne would take what is missing for access that was taken away: since \
+         the last sync ({since:.0}) {drops}, more than shrink-limit allows ({limit} %); check what JumpCloud holds and what \
+         the key may read, and if the directory has shrunk, set shrink-accept-until to a time after the next sync"
+    )]
+    Shrunk {
+        /// Which rows of which types, before and now.
+        drops: String,
+        /// When the last good sync was finished.
+        since: Timestamp,
+        /// The largest share that may go, in percent.
+        limit: u8,
+    },
     /// The file was made but could not be uploaded.
     #[error("the upload of the sync file failed")]
     Upload(#[source] control_plane::Error),
@@ -363,6 +378,7 @@ impl Classify for Error {
             | Self::UnknownType
             | Self::NotOffered { .. }
             | Self::DryRun { .. }
+            | Self::Shrunk { .. }
             | Self::Malformed { .. } => Class::Permanent,
             Self::ActionFailed { code, .. } => code.class(),
             Self::Provisioning(error) => error.class(),
@@ -380,7 +396,7 @@ impl Classify for Error {
             Self::Unsupported { .. } | Self::UnknownType | Self::NotOffered { .. } => {
                 Code::Unimplemented
             }
-            Self::DryRun { .. } => Code::FailedPrecondition,
+            Self::DryRun { .. } | Self::Shrunk { .. } => Code::FailedPrecondition,
             Self::Provisioning(error) => error.code(),
             Self::ActionFailed { code, .. } => *code,
             Self::Malformed { .. } => Code::InvalidArgument,
@@ -439,13 +455,16 @@ impl Registry {
         );
         by_kind.insert(
             Kind::SyncFull,
-            Arc::new(full_sync::FullSync::new(
-                Arc::clone(connector),
-                clock,
-                settings.work_dir,
-                settings.sync,
-                settings.metrics,
-            )),
+            Arc::new(
+                full_sync::FullSync::new(
+                    Arc::clone(connector),
+                    clock,
+                    settings.work_dir,
+                    settings.sync,
+                    settings.metrics,
+                )
+                .remembering(settings.provisioning.place().clone()),
+            ),
         );
         let event_feeds: Arc<dyn TaskHandler> = Arc::new(event_feeds::EventFeeds);
         by_kind.insert(Kind::ListEventFeeds, Arc::clone(&event_feeds));

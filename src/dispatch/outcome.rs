@@ -111,6 +111,7 @@ fn is_final(kind: Kind, error: &Error) -> bool {
     match error {
         error if error.is_refusal() => true,
         Error::Stopped => false,
+        Error::Shrunk { .. } => true,
         Error::Sync(error) => error.is_data_verdict(),
         error => match kind {
             Kind::ListEventFeeds | Kind::ListEvents => {

@@ -19,7 +19,10 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub use self::folder::TEMP_PREFIX;
-use self::folder::{Folder, Wish};
+use self::{
+    folder::{Folder, Wish},
+    guard::Guard,
+};
 use super::{Context, Error, Kind, Outcome, TaskHandler};
 use crate::{
     clock::Clock,
@@ -27,6 +30,7 @@ use crate::{
     error::{Class, Classify as _, quoted},
     notice::Notice,
     proto::baton::{self, task::SyncFullTask, task::TaskType},
+    state_folder::Place,
     syncer::{self, Environment, Report, SyncRequest},
     telemetry::{
         metrics::Metrics,
@@ -35,6 +39,7 @@ use crate::{
 };
 
 mod folder;
+pub mod guard;
 
 /// Longest id of a resource or a resource type in a task, in bytes.
 const MAX_ID: usize = 1024;
@@ -52,6 +57,8 @@ pub struct LocalOptions {
     pub storage_engine: String,
     /// How old an unfinished sync may be that another attempt goes on with; zero = every sync begins anew.
     pub resume_max_age: Duration,
+    /// How much may be gone since the last sync.
+    pub guard: guard::Settings,
 }
 
 /// Answers `sync_full`.
@@ -61,6 +68,7 @@ pub struct FullSync {
     work_dir: PathBuf,
     local: LocalOptions,
     metrics: Metrics,
+    guard: Guard,
 }
 
 impl fmt::Debug for FullSync {
@@ -85,9 +93,17 @@ impl FullSync {
             connector,
             clock,
             work_dir,
+            guard: Guard::new(local.guard.clone(), None),
             local,
             metrics,
         }
+    }
+
+    /// Remembers there, over restarts, how much the last sync held.
+    #[must_use]
+    pub fn remembering(mut self, place: Place) -> Self {
+        self.guard = Guard::new(self.local.guard.clone(), Some(place));
+        self
     }
 
     /// The finished file of the folder: that of an earlier attempt, or a new one.
@@ -141,6 +157,7 @@ impl FullSync {
     ) -> Result<(), Error> {
         let begun = Instant::now();
         let report = self.sync(request, folder, context).await?;
+        let counts = self.guard.check(request, &report, self.clock.now()).await?;
         tracing::info!(
             task.id = context.task_id,
             sync.id = report.sync_id,
@@ -162,6 +179,9 @@ impl FullSync {
         // At once: a later task that finds it must not upload it as news.
         let retired = Arc::clone(folder);
         blocking("let go of the uploaded sync", move || retired.retire()).await?;
+        if let Some(counts) = counts {
+            self.guard.remember(counts).await;
+        }
         context.notices.tell(Notice::SyncFinished {
             resources: report.resources.values().sum(),
             entitlements: report.entitlements.values().sum(),

@@ -33,5 +33,6 @@ mod provisioning_crash;
 mod recovery;
 mod rotation;
 mod secrets;
+mod shrink;
 mod sim_conductorone;
 mod traces;

@@ -26,9 +26,7 @@ fn every_option_of_the_task_reaches_the_engine() {
     let local = LocalOptions {
         resource_type_ids: vec!["user".to_owned()],
         workers: 7,
-        skip_full_sync: false,
-        storage_engine: String::new(),
-        resume_max_age: Duration::ZERO,
+        ..LocalOptions::default()
     };
     let asked = request(&options, &local, TASK).unwrap();
     assert!(asked.skip_expand_grants);
