@@ -45,7 +45,11 @@ fn an_api_key_alone_is_a_one_shot_run_with_the_official_defaults() {
     assert_eq!(config.health, None);
     assert_eq!(config.log.level, Level::Info);
     assert_eq!(config.log.format, LogFormat::Json);
-    assert_eq!(config.sync, SyncOptions::default());
+    let expected = SyncOptions {
+        shrink_limit: 50,
+        ..SyncOptions::default()
+    };
+    assert_eq!(config.sync, expected);
     assert_eq!(config.provisioning, Provisioning::default());
     assert!(config.notices.is_empty(), "{:?}", config.notices);
     assert_eq!(
@@ -391,6 +395,30 @@ fn all_problems_are_reported_at_once_on_one_line() {
         assert!(text.contains(part), "{part} not in {text}");
     }
     assert!(!text.contains('\n'));
+}
+
+#[test]
+fn the_shrink_guard_takes_a_share_and_a_time() {
+    let good = flags(&[
+        ("api-key", "SECRETSEED-key"),
+        ("shrink-limit", "100"),
+        ("shrink-accept-until", "2026-12-01T08:00:00+01:00"),
+    ]);
+    let sync = resolved(&good, &ManualSource::new()).sync;
+    assert_eq!(sync.shrink_limit, 100);
+    assert_eq!(
+        sync.shrink_accept_until,
+        Some("2026-12-01T07:00:00Z".parse().unwrap())
+    );
+    for (name, value, problem) in [
+        ("shrink-limit", "0", "is 0, outside 1 to 100"),
+        ("shrink-limit", "101", "is 101, outside 1 to 100"),
+        ("shrink-limit", "off", "a whole number from 1 to 100"),
+        ("shrink-accept-until", "tomorrow", "a time with its offset"),
+    ] {
+        let text = refused(&flags(&[(name, value)]), &ManualSource::new()).to_string();
+        assert!(text.contains(problem), "{text}");
+    }
 }
 
 #[test]

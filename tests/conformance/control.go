@@ -739,10 +739,8 @@ func (r *run) daemon(ctx context.Context, s *session, folder, directory string) 
 		return fmt.Errorf("the daemon does not end on SIGTERM")
 	}
 	left, err := os.ReadDir(work)
-	if s.batch {
-		// What is remembered of changes stays.
-		left = slices.DeleteFunc(left, func(entry os.DirEntry) bool { return entry.Name() == "baton-jumpcloud-state" })
-	}
+	// What is remembered of changes and syncs stays.
+	left = slices.DeleteFunc(left, func(entry os.DirEntry) bool { return entry.Name() == "baton-jumpcloud-state" })
 	if err != nil || len(left) > 0 {
 		return fmt.Errorf("the work folder is not empty: %v %v", left, err)
 	}

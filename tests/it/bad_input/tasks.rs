@@ -580,6 +580,6 @@ async fn every_malformed_task_ends_in_an_error_that_names_the_field() {
         "the log has a line without measure"
     );
     stage.one.assert_clean();
-    let left: Vec<_> = std::fs::read_dir(stage.work.path()).unwrap().collect();
+    let left = crate::daemon::entries(stage.work.path());
     assert!(left.is_empty(), "{left:?}");
 }
