@@ -3,6 +3,7 @@
 mod admin;
 pub mod fakes;
 mod full_sync;
+mod life;
 
 use std::time::Duration;
 

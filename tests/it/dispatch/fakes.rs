@@ -565,6 +565,8 @@ pub struct Plan {
     pub provisioning: bool,
     pub sync: handlers::full_sync::LocalOptions,
     pub does: Option<Does>,
+    /// Handles grants and syncs too, in the place of `does`.
+    pub handler: Option<Arc<dyn TaskHandler>>,
 }
 
 impl Plan {
@@ -606,10 +608,11 @@ impl Plan {
                 metrics: metrics.clone(),
             },
         );
-        if let Some(does) = self.does {
+        let does = self.does.map(|does| Arc::new(does) as Arc<dyn TaskHandler>);
+        if let Some(handler) = self.handler.or(does) {
             registry = registry
-                .with(Kind::Grant, Arc::new(does.clone()))
-                .with(Kind::SyncFull, Arc::new(does));
+                .with(Kind::Grant, Arc::clone(&handler))
+                .with(Kind::SyncFull, handler);
         }
         let health = Arc::new(Health::new());
         let shutdown = CancellationToken::new();
@@ -661,9 +664,9 @@ impl Rig {
         begun.elapsed()
     }
 
-    /// What is left in the work folder.
+    /// What is left in the work folder, besides what outlives the process on purpose.
     pub fn left_over(&self) -> usize {
-        std::fs::read_dir(self.work_dir.path()).unwrap().count()
+        crate::daemon::entries(self.work_dir.path()).len()
     }
 }
 
