@@ -188,6 +188,7 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use futures_util::{FutureExt as _, future::join_all};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -304,5 +305,99 @@ mod tests {
         }
         tokio::time::advance(Duration::from_secs(11)).await;
         assert_eq!(hold(&limiter, 2).await.len(), 2);
+    }
+
+    /// What is done to a limiter; the number chooses whom.
+    #[derive(Debug, Clone, Copy)]
+    enum Move {
+        Ask,
+        GiveUpAsking(usize),
+        Succeed(usize),
+        Throttle(usize, Duration),
+        Return(usize),
+        Wait(Duration),
+    }
+
+    fn moves() -> impl Strategy<Value = Vec<Move>> {
+        let pause = (0_u64..150_000).prop_map(Duration::from_millis);
+        proptest::collection::vec(
+            prop_oneof![
+                4 => Just(Move::Ask),
+                1 => any::<usize>().prop_map(Move::GiveUpAsking),
+                4 => any::<usize>().prop_map(Move::Succeed),
+                1 => (any::<usize>(), pause.clone()).prop_map(|(who, pause)| Move::Throttle(who, pause)),
+                3 => any::<usize>().prop_map(Move::Return),
+                2 => pause.prop_map(Move::Wait),
+            ],
+            0..80,
+        )
+    }
+
+    /// Takes away one of several, chosen by a number.
+    fn taken<T>(from: &mut Vec<T>, number: usize) -> Option<T> {
+        (!from.is_empty()).then(|| from.swap_remove(number % from.len()))
+    }
+
+    async fn play(max: usize, moves: Vec<Move>) {
+        let limiter = Limiter::new(max);
+        let mut asking = Vec::new();
+        let mut held: Vec<Permit> = Vec::new();
+        let mut paused_until = Instant::now();
+        for next in moves {
+            match next {
+                Move::Ask => asking.push(Box::pin(limiter.acquire())),
+                Move::GiveUpAsking(who) => drop(taken(&mut asking, who)),
+                Move::Return(who) => drop(taken(&mut held, who)),
+                Move::Wait(time) => tokio::time::advance(time).await,
+                Move::Succeed(who) if !held.is_empty() => held[who % held.len()].succeeded(),
+                Move::Throttle(who, pause) if !held.is_empty() => {
+                    let before = limiter.limit();
+                    held[who % held.len()].throttled(pause);
+                    paused_until = paused_until.max(Instant::now() + pause);
+                    let now = limiter.limit();
+                    assert!(now == before || now == (before / 2).max(1));
+                }
+                Move::Succeed(_) | Move::Throttle(..) => {}
+            }
+            let mut still = Vec::new();
+            for mut one in asking {
+                match one.as_mut().now_or_never() {
+                    Some(permit) => {
+                        assert!(Instant::now() >= paused_until, "a request in a pause");
+                        held.push(permit);
+                        assert!(held.len() <= limiter.limit(), "more than the limit");
+                    }
+                    None => still.push(one),
+                }
+            }
+            asking = still;
+            assert!((1..=max.max(1)).contains(&limiter.limit()));
+        }
+        // Whatever happened: all slots are there again, and successes bring the limit back to its maximum.
+        drop(asking);
+        drop(held);
+        for _ in 0..(max + 1) * (max + 1) {
+            limiter.acquire().await.succeeded();
+        }
+        assert_eq!(limiter.limit(), max.max(1));
+        let _all = hold(&limiter, max.max(1)).await;
+        assert!(is_full(&limiter));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn whatever_happens_the_limit_holds_and_comes_back(max in 0_usize..20, moves in moves()) {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap()
+                .block_on(play(max, moves));
+        }
     }
 }

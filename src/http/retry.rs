@@ -211,4 +211,82 @@ mod tests {
             }
         }
     }
+
+    fn paused<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
+        range.prop_map(Duration::from_millis)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn the_waits_of_any_policy_stay_inside_its_bounds(
+            max_attempts in 0_usize..20,
+            min_delay in millis(0..60_000),
+            max_delay in millis(0..120_000),
+            budget in millis(0..900_000),
+            asked in proptest::collection::vec(
+                proptest::option::of(prop_oneof![3 => millis(0..200_000), 1 => Just(Duration::MAX)]),
+                30,
+            ),
+        ) {
+            paused(async move {
+                let policy = Policy { max_attempts, min_delay, max_delay, budget };
+                let started = Instant::now();
+                let mut retries = policy.start();
+                let mut attempts = 1;
+                for asked in asked {
+                    let Some(delay) = retries.next_delay(asked) else {
+                        break;
+                    };
+                    attempts += 1;
+                    assert_eq!(retries.attempts(), attempts);
+                    match asked {
+                        Some(asked) => assert_eq!(delay, asked),
+                        None => assert!(delay >= min_delay.min(max_delay) && delay <= max_delay),
+                    }
+                    tokio::time::advance(delay).await;
+                }
+                assert!(attempts <= max_attempts.max(1));
+                assert!(started.elapsed() <= budget);
+            });
+        }
+
+        #[test]
+        fn a_date_is_obeyed_relative_to_the_clock_of_the_peer(
+            peer in 0_i64..4_000_000_000,
+            ahead in -100_000_i64..100_000,
+            ours in 0_i64..4_000_000_000,
+        ) {
+            let http = |second: i64| {
+                let time = Timestamp::from_second(second).unwrap();
+                rfc2822::DateTimePrinter::new()
+                    .timestamp_to_rfc9110_string(&time)
+                    .unwrap()
+            };
+            let until = peer + ahead;
+            prop_assume!(until >= 0);
+            let wait = retry_after(
+                &headers(&http(until), Some(&http(peer))),
+                Timestamp::from_second(ours).unwrap(),
+            );
+            let expected = match ahead {
+                1..=86_400 => Some(Duration::from_secs(ahead.unsigned_abs()).min(MAX_RETRY_AFTER)),
+                _ => None,
+            };
+            prop_assert_eq!(wait, expected);
+        }
+    }
 }
