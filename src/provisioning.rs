@@ -1177,3 +1177,6 @@ fn clipped(text: &str) -> String {
         None => text.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -226,4 +226,101 @@ mod tests {
         }
         assert!(locks.is_empty());
     }
+
+    /// One request: when it comes, what it wants, how long it works, and when it is cancelled, in milliseconds.
+    type Wish = (u64, BTreeSet<u8>, u64, Option<u64>);
+
+    async fn play(wishes: Vec<Wish>) {
+        let locks = Locks::default();
+        // For each key: who came, in order, and who got in, in order.
+        let came: Mutex<BTreeMap<u8, Vec<usize>>> = Mutex::default();
+        let entered: Mutex<BTreeMap<u8, Vec<usize>>> = Mutex::default();
+        let inside: Mutex<BTreeSet<u8>> = Mutex::default();
+        let work = wishes
+            .iter()
+            .enumerate()
+            .map(|(number, (at, wanted, long, until))| {
+                let (locks, came, entered, inside) = (&locks, &came, &entered, &inside);
+                async move {
+                    tokio::time::sleep(Duration::from_millis(*at)).await;
+                    let ticket = locks.reserve(wanted.iter().map(ToString::to_string));
+                    for key in wanted {
+                        came.lock().unwrap().entry(*key).or_default().push(number);
+                    }
+                    let cancel = CancellationToken::new();
+                    let stop = async {
+                        match until {
+                            Some(until) => tokio::time::sleep(Duration::from_millis(*until)).await,
+                            None => std::future::pending().await,
+                        }
+                        cancel.cancel();
+                        std::future::pending::<()>().await;
+                    };
+                    let got = tokio::select! {
+                        got = ticket.wait(Duration::from_hours(1), &cancel) => got,
+                        () = stop => Ok(()),
+                    };
+                    match got {
+                        Ok(()) => {}
+                        Err(lost) => {
+                            assert_eq!(lost, Lost::Cancelled, "nobody waits for ever");
+                            assert!(until.is_some());
+                            return false;
+                        }
+                    }
+                    for key in wanted {
+                        assert!(inside.lock().unwrap().insert(*key), "two at once");
+                        entered
+                            .lock()
+                            .unwrap()
+                            .entry(*key)
+                            .or_default()
+                            .push(number);
+                    }
+                    tokio::time::sleep(Duration::from_millis(*long)).await;
+                    for key in wanted {
+                        inside.lock().unwrap().remove(key);
+                    }
+                    drop(ticket);
+                    true
+                }
+            });
+        let served = join_all(work).await;
+        for (key, entered) in entered.lock().unwrap().iter() {
+            let in_order: Vec<usize> = came.lock().unwrap()[key]
+                .iter()
+                .copied()
+                .filter(|number| served[*number])
+                .collect();
+            assert_eq!(*entered, in_order, "key {key}");
+        }
+        assert!(locks.is_empty());
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        #[test]
+        fn requests_never_overlap_overtake_or_stick(
+            wishes in proptest::collection::vec(
+                (
+                    0_u64..50,
+                    proptest::collection::btree_set(0_u8..5, 0..4),
+                    0_u64..40,
+                    proptest::option::weighted(0.3, 0_u64..60),
+                ),
+                0..30,
+            ),
+        ) {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap()
+                .block_on(play(wishes));
+        }
+    }
 }
