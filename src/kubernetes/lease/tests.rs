@@ -430,3 +430,54 @@ async fn the_end_waits_for_nobody() {
     assert!(second.running.join_next().await.unwrap().is_ok());
     assert_eq!(lock(&store).log.len(), asked);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 8,
+        failure_persistence: None,
+        ..proptest::prelude::ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_the_network_and_the_clocks_do_at_most_one_leads_and_in_the_end_one_does(
+        moves in proptest::collection::vec((0_usize..3, 0_u8..6, 0_u64..25_000), 1..14),
+    ) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(async move {
+                let store = Shared::default();
+                let replicas = [
+                    replica(&store, "a"),
+                    replica(&store, "b"),
+                    replica(&store, "c"),
+                ];
+                let leading = || replicas.iter().filter(|replica| replica.leads()).count();
+                for (who, what, time) in &moves {
+                    match what {
+                        0 => replicas[*who].set(Link::Hanging),
+                        1 => replicas[*who].set(Link::Deaf),
+                        2 => replicas[*who].set(Link::Refused(500)),
+                        3 => replicas[*who].clock.advance(Duration::from_hours(*time)),
+                        _ => replicas[*who].set(Link::Up),
+                    }
+                    let begun = Instant::now();
+                    while begun.elapsed() < Duration::from_millis(*time) {
+                        assert!(leading() <= 1, "{moves:?}");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                }
+                for replica in &replicas {
+                    replica.set(Link::Up);
+                }
+                // Nobody may have it before it ran out, or before a request that hangs is given up.
+                for _ in 0..600 {
+                    assert!(leading() <= 1, "{moves:?}");
+                    sleep(Duration::from_millis(100)).await;
+                }
+                assert_eq!(leading(), 1, "{moves:?}");
+            });
+    }
+}
