@@ -132,6 +132,7 @@ fn jumpcloud(config: &Config, client: Client) -> JumpCloud {
                 account_deletion: config.provisioning.allow_account_deletion,
                 administrator_roles: config.provisioning.allow_administrator_roles,
             },
+            optional: config.sync.optional_resource_types.clone(),
         },
     )
 }

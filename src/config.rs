@@ -36,6 +36,9 @@ pub use self::{
 /// The resource types of the connector, which `--sync-resource-types` chooses from.
 pub const RESOURCE_TYPES: [&str; 4] = ["user", "group", "role", "app"];
 
+/// The resource types that a sync can do without, which `--optional-resource-types` chooses from.
+pub const OPTIONAL_TYPES: [&str; 2] = ["group", "app"];
+
 /// The exit code of a daemon whose configuration is wrong (`EX_USAGE`).
 pub const EXIT_BAD_CONFIGURATION: u8 = 64;
 
@@ -178,6 +181,8 @@ impl JumpCloudAuth {
 pub struct SyncOptions {
     /// Read these resource types only; empty means all. A task that names types itself goes first.
     pub resource_types: Vec<String>,
+    /// Leave these out where the JumpCloud key may not read them, instead of failing.
+    pub optional_resource_types: Vec<String>,
     /// Read these resources only (one-shot run).
     pub targeted: Vec<v2::Resource>,
     /// Read resources only (one-shot run).

@@ -325,6 +325,13 @@ pub const SETTINGS: &[Setting] = &[
         "Sync these resource types only: user, group, role, app. A task that names types itself goes first.",
     ),
     Setting::new(
+        "optional-resource-types",
+        Kind::List,
+        SYNC,
+        "Sync without these resource types where the JumpCloud key may not read them: group, app. Otherwise the sync \
+         fails and names the permission. Users, administrators among them, are never optional: every grant ends at one.",
+    ),
+    Setting::new(
         "sync-resume-max-age",
         Kind::Duration,
         SYNC,

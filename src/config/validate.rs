@@ -18,9 +18,9 @@ use url::{Host, Url};
 
 use super::{
     Config, Error, Flags, HealthAddress, JumpCloud, JumpCloudAuth, Kubernetes, Level, Log,
-    LogFormat, Operation, Pod, Problem, Provisioning, ProvisioningMode, RESOURCE_TYPES, Resolved,
-    Secret, SecretKeys, SecretOrigin, Service, StorageEngine, SyncOptions, WatchedSecret, bid,
-    secret,
+    LogFormat, OPTIONAL_TYPES, Operation, Pod, Problem, Provisioning, ProvisioningMode,
+    RESOURCE_TYPES, Resolved, Secret, SecretKeys, SecretOrigin, Service, StorageEngine,
+    SyncOptions, WatchedSecret, bid, secret,
     settings::{self, SETTINGS, Treatment, VARIABLES},
     source::{PathKind, Source},
     values::{self, Origin, Raw, Values},
@@ -491,19 +491,8 @@ impl Resolver<'_> {
     }
 
     fn sync(&mut self, service: bool) -> SyncOptions {
-        let resource_types = self.list("sync-resource-types");
-        for resource_type in &resource_types {
-            if !RESOURCE_TYPES.contains(&resource_type.as_str()) {
-                let hint = settings::nearest(resource_type, RESOURCE_TYPES)
-                    .map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
-                let text = format!(
-                    "holds {}, which is none of {}{hint}",
-                    shape(resource_type),
-                    RESOURCE_TYPES.join(", ")
-                );
-                self.problem("sync-resource-types", text);
-            }
-        }
+        let resource_types = self.types("sync-resource-types", &RESOURCE_TYPES);
+        let optional_resource_types = self.types("optional-resource-types", &OPTIONAL_TYPES);
         let mut targeted = Vec::new();
         for (index, id) in self.list("sync-resources").iter().enumerate() {
             match bid::parse_resource(id) {
@@ -546,6 +535,7 @@ impl Resolver<'_> {
         let one_shot = !service;
         SyncOptions {
             resource_types,
+            optional_resource_types,
             targeted: if one_shot { targeted } else { Vec::new() },
             skip_entitlements_and_grants: one_shot && skip_entitlements_and_grants,
             skip_grants: one_shot && skip_grants,
@@ -896,6 +886,24 @@ impl Resolver<'_> {
         let (items, origin) = (items.clone(), origin.clone());
         self.note(name, items.join(", "), &origin);
         items
+    }
+
+    /// A list of resource types, each of which must be one of `known`.
+    fn types(&mut self, name: &'static str, known: &[&'static str]) -> Vec<String> {
+        let types = self.list(name);
+        for resource_type in &types {
+            if !known.contains(&resource_type.as_str()) {
+                let hint = settings::nearest(resource_type, known.iter().copied())
+                    .map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+                let text = format!(
+                    "holds {}, which is none of {}{hint}",
+                    shape(resource_type),
+                    known.join(", ")
+                );
+                self.problem(name, text);
+            }
+        }
+        types
     }
 
     /// Whether a setting asks for something.

@@ -5,8 +5,8 @@
 //! file of its own. Writes only through [`provision`].
 //!
 //! Invariants: a sync reads every list once; nothing is cached beyond a sync; a list that the key may not read fails the
-//! sync, because a half-read tenant would look like access taken away. Only the list of roles can be missing: roles in
-//! use are known from the administrators.
+//! sync, because a half-read tenant would look like access taken away. Only the list of roles can be missing (roles in
+//! use are known from the administrators), and groups or applications where the operator says so, as a whole type.
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
@@ -54,6 +54,9 @@ pub struct Settings {
     pub work_dir: PathBuf,
     /// The dangerous changes that are allowed.
     pub allowed: Allowed,
+    /// Resource types, `group` or `app`, that a sync does without where the key may not read them. Users cannot be
+    /// missing, since every grant ends at one; nor can administrators, who are users too and hold the roles.
+    pub optional: Vec<String>,
 }
 
 /// Dangerous changes that an operator has to allow one by one; none is allowed by default.
@@ -159,7 +162,7 @@ impl Connector for JumpCloud {
     async fn validate(&self) -> Result<Validation, Error> {
         let probe = |read: Read| async move {
             let result = self.client.probe(&read.list()).await;
-            (read.what(), result)
+            (read, result)
         };
         let (users, groups, apps, administrators) = futures_util::join!(
             probe(Read::Users),
@@ -168,22 +171,36 @@ impl Connector for JumpCloud {
             probe(Read::Administrators),
         );
         let mut missing = Vec::new();
-        for (what, result) in [users, groups, apps, administrators] {
-            match result {
-                Ok(_) => {}
+        let mut validation = Validation::default();
+        for (read, result) in [users, groups, apps, administrators] {
+            let (what, why) = match result {
+                Ok(_) => continue,
                 // No role helps here.
-                Err(Error::Http { status: 402, .. }) => missing.push(format!(
-                    "{what} (the organisation's JumpCloud plan does not include them)"
-                )),
-                Err(error) if error.code() == Code::PermissionDenied => {
-                    missing.push(what.to_owned());
-                }
+                Err(Error::Http { status: 402, .. }) => (
+                    read.what(),
+                    " (the organisation's JumpCloud plan does not include them)",
+                ),
+                Err(error) if error.code() == Code::PermissionDenied => (read.what(), ""),
                 // Refused credentials among them; the client says what to do about those.
                 Err(error) => return Err(error),
+            };
+            let resource_type = match read {
+                Read::Groups => GROUP,
+                Read::Applications => APP,
+                _ => USER,
+            };
+            if self.settings.optional.iter().any(|it| it == resource_type) {
+                validation.warnings.push(format!(
+                    "the JumpCloud key may not read {what}{why}: resource type {resource_type} is optional here and is \
+                     left out of the sync"
+                ));
+                validation.unreadable.push(resource_type.to_owned());
+            } else {
+                missing.push(format!("{what}{why}"));
             }
         }
         if missing.is_empty() {
-            return Ok(Validation::default());
+            return Ok(validation);
         }
         Err(Error::Permission {
             what: format!(
@@ -278,6 +295,18 @@ impl Connector for JumpCloud {
             .find(sync_id)
             .map(|session| session.take_warnings())
             .unwrap_or_default()
+    }
+
+    /// The number of requests that may be in flight.
+    fn pace(&self) -> u64 {
+        u64::try_from(self.client.concurrency()).unwrap_or_default()
+    }
+
+    fn set_pace(&self, pace: u64) {
+        if pace > 0 {
+            self.client
+                .resume_concurrency(usize::try_from(pace).unwrap_or(usize::MAX));
+        }
     }
 
     async fn cleanup(&self, sync_id: &str) {

@@ -79,6 +79,28 @@ impl Limiter {
         self.0.max
     }
 
+    /// Takes over a limit that an earlier process found out, at most the maximum and at least one request.
+    ///
+    /// Without effect once a throttle cut the limit of this process: what was learned here is newer.
+    pub fn resume(&self, limit: usize) {
+        let mut state = self.0.lock();
+        if state.epoch > 0 {
+            return;
+        }
+        let limit = limit.clamp(1, self.0.max);
+        if limit > state.limit {
+            let more = limit - state.limit;
+            let owed = more.min(state.debt);
+            state.debt -= owed;
+            self.0.slots.add_permits(more - owed);
+        } else {
+            self.0.cut(&mut state, limit);
+        }
+        state.successes = 0;
+        state.limit = limit;
+        self.0.shown.changed(limit);
+    }
+
     /// Waits for a slot and for the end of a pause. Cancel-safe; the wait is as long as others need, so callers that
     /// want a bound put it around.
     pub async fn acquire(&self) -> Permit {
@@ -111,6 +133,13 @@ impl Limiter {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the slots above `limit` away; those that are out vanish when they come back.
+    fn cut(&self, state: &mut State, limit: usize) {
+        let cut = state.limit.saturating_sub(limit);
+        let forgotten = self.slots.forget_permits(cut);
+        state.debt = state.debt.saturating_add(cut.saturating_sub(forgotten));
     }
 
     fn paused_until(&self) -> Option<Instant> {
@@ -166,9 +195,7 @@ impl Permit {
         state.epoch = state.epoch.wrapping_add(1);
         state.successes = 0;
         let limit = (state.limit / 2).max(1);
-        let cut = state.limit.saturating_sub(limit);
-        let forgotten = self.shared.slots.forget_permits(cut);
-        state.debt = state.debt.saturating_add(cut.saturating_sub(forgotten));
+        self.shared.cut(&mut state, limit);
         state.limit = limit;
         self.shared.shown.changed(limit);
     }
@@ -221,6 +248,38 @@ mod tests {
         }
         let _held = hold(&limiter, 6).await;
         assert!(is_full(&limiter));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_of_an_earlier_process_is_taken_over_within_the_maximum() {
+        for (max, given, taken) in [(8, 6, 6), (8, 1, 1), (8, 0, 1), (4, 64, 4), (2, 1, 1)] {
+            let limiter = Limiter::new(max);
+            limiter.resume(given);
+            assert_eq!(limiter.limit(), taken, "{given} of {max}");
+            let held = hold(&limiter, taken).await;
+            assert!(is_full(&limiter), "{given} of {max}");
+            drop(held);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lower_limit_waits_for_the_requests_that_are_out_and_a_throttle_knows_better() {
+        let limiter = Limiter::new(8);
+        let held = hold(&limiter, 4).await;
+        limiter.resume(1);
+        assert!(is_full(&limiter));
+        limiter.resume(3);
+        let mut held = held.into_iter();
+        drop(held.next());
+        assert!(is_full(&limiter), "three are still out");
+        drop(held.next());
+        assert_eq!(hold(&limiter, 1).await.len(), 1);
+        for permit in held {
+            permit.throttled(Duration::ZERO);
+        }
+        assert_eq!(limiter.limit(), 1);
+        limiter.resume(8);
+        assert_eq!(limiter.limit(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,6 +70,7 @@ SAMPLE = {
     "config.shrinkAcceptUntil": "2030-01-01T00:00:00Z",
     "config.auditLog": "/var/lib/baton-jumpcloud/audit",
     "config.syncResourceTypes": ["user"],
+    "config.optionalResourceTypes": ["group"],
     "workdir.sizeLimit": "1Gi",
     "serviceAccount.automount": True,
     "strategy": {"type": "Recreate"},

@@ -350,6 +350,12 @@ fn words() -> Vec<Case> {
             &["BATON_SYNC_RESOURCE_TYPES", "did you mean group?"],
         ),
         case(
+            "a type that is never optional",
+            &[],
+            with("BATON_OPTIONAL_RESOURCE_TYPES", "app,user"),
+            &["BATON_OPTIONAL_RESOURCE_TYPES", "none of group, app"],
+        ),
+        case(
             "no Baton id",
             &[],
             with("BATON_SYNC_RESOURCES", "bid:r:user/1,SECRETSEED"),

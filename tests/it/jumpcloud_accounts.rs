@@ -126,6 +126,7 @@ impl Rig {
         let settings = Settings {
             merge_administrators: false,
             work_dir: std::env::temp_dir(),
+            optional: Vec::new(),
             allowed,
         };
         Self {

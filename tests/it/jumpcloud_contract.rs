@@ -826,6 +826,7 @@ async fn sync(sim: &JumpCloudSim, way: Way<'_>) {
     let settings = Settings {
         merge_administrators: way.merge_administrators,
         work_dir: folder.path().to_owned(),
+        optional: Vec::new(),
         allowed: Allowed::default(),
     };
     let connector = JumpCloud::new(client, settings);

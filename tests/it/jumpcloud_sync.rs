@@ -68,6 +68,7 @@ struct Options {
     key: Option<&'static str>,
     merge_administrators: bool,
     org_id: Option<String>,
+    optional: Vec<String>,
 }
 
 impl Rig {
@@ -117,6 +118,7 @@ fn connector(sim: &JumpCloudSim, options: &Options, folder: &std::path::Path) ->
         Settings {
             merge_administrators: options.merge_administrators,
             work_dir: folder.to_owned(),
+            optional: options.optional.clone(),
             allowed: Allowed::default(),
         },
     )
@@ -624,6 +626,92 @@ async fn validation_names_what_the_key_may_not_read() {
     let error = rig.connector.validate().await.unwrap_err();
     assert_eq!(error.code(), Code::Unauthenticated);
     assert!(!error.to_string().contains("SECRETSEED"));
+}
+
+/// The whole sync with the engine: its warnings, and the rows by table and type.
+async fn engine_sync(rig: &Rig) -> Result<syncer::Report, syncer::Error> {
+    let cancel = CancellationToken::new();
+    let environment = syncer::Environment {
+        work_dir: rig.folder.path(),
+        clock: &SystemClock,
+        progress: &syncer::NoProgress,
+        cancel: &cancel,
+    };
+    let target = rig.folder.path().join("sync.c1z");
+    syncer::sync_to_file(
+        &rig.connector,
+        &syncer::SyncRequest::default(),
+        environment,
+        &target,
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_optional_type_that_may_not_be_read_is_left_out_whole_with_a_warning() {
+    for (optional, denied, says) in [
+        ("group", Collection::Groups, "user groups"),
+        ("app", Collection::Applications, "applications"),
+    ] {
+        let options = Options {
+            optional: vec![optional.to_owned()],
+            ..Options::default()
+        };
+        let rig = Rig::with(Config::of(small()), options).await;
+        let whole = engine_sync(&rig).await.unwrap();
+        assert!(whole.resources[optional] > 0 && whole.warnings.is_empty());
+
+        rig.sim.deny([denied]);
+        let validated = rig.connector.validate().await.unwrap();
+        assert_eq!(validated.unreadable, [optional]);
+        let report = engine_sync(&rig).await.unwrap();
+        let of = |rows: &BTreeMap<String, u64>| rows.get(optional).copied().unwrap_or_default();
+        assert_eq!(
+            (of(&report.resources), of(&report.grants)),
+            (0, 0),
+            "{report:?}"
+        );
+        assert_eq!(report.resources["user"], whole.resources["user"]);
+        assert!(
+            report
+                .warnings
+                .iter()
+                .any(|warning| warning.contains(says) && warning.contains(optional)),
+            "{:?}",
+            report.warnings
+        );
+        if optional == "group" {
+            // Those of users alone: no grant goes to a group that is not there, and none is inherited from one.
+            let truth = rig.sim.truth();
+            let direct: usize = truth.apps.values().map(|app| app.users.len()).sum();
+            let direct = u64::try_from(direct + truth.admins.len()).unwrap();
+            assert_eq!(report.grants["app"], direct);
+        }
+
+        rig.sim.deny([denied, Collection::Administrators]);
+        let error = rig.connector.validate().await.unwrap_err();
+        assert_eq!(error.code(), Code::PermissionDenied);
+        assert!(error.to_string().contains("administrators"), "{error}");
+        assert!(!error.to_string().contains(says), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_permission_that_is_lost_in_the_middle_fails_the_sync() {
+    for fault in [
+        "/api/systemusers@3-99:403",
+        "/api/v2/usergroups/{id}/members@5-5:403",
+        "/api/v2/applications/{id}/associations@2-2:402",
+    ] {
+        let options = Options {
+            optional: vec!["group".to_owned(), "app".to_owned()],
+            ..Options::default()
+        };
+        let rig = Rig::with(Config::of(small()), options).await;
+        rig.sim.add_fault(fault).unwrap();
+        let error = engine_sync(&rig).await.unwrap_err();
+        assert_eq!(error.class(), Class::Auth, "{fault}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -188,6 +188,7 @@ async fn serve_through_failures(level: Level) -> Run {
         jumpcloud::Settings {
             merge_administrators: false,
             work_dir: work.path().to_owned(),
+            optional: Vec::new(),
             allowed: jumpcloud::Allowed::default(),
         },
     ));

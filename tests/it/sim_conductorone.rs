@@ -1304,6 +1304,7 @@ async fn what_connector_and_engine_write_passes_the_inspection() {
     let settings = connector::Settings {
         merge_administrators: false,
         work_dir: folder.path().to_owned(),
+        optional: Vec::new(),
         allowed: connector::Allowed::default(),
     };
     let connector = connector::JumpCloud::new(client, settings);

@@ -457,6 +457,11 @@ impl Client {
     pub fn concurrency(&self) -> usize {
         self.shared.limiter.limit()
     }
+
+    /// Starts with as many requests in flight as an earlier process came to, within the configured maximum.
+    pub fn resume_concurrency(&self, limit: usize) {
+        self.shared.limiter.resume(limit);
+    }
 }
 
 fn org_header(org_id: &str) -> Result<HeaderValue, Error> {

@@ -247,6 +247,7 @@ async fn rig_with(tenant: Tenant, merge_administrators: bool) -> Rig {
     let settings = Settings {
         merge_administrators,
         work_dir: folder.path().to_owned(),
+        optional: Vec::new(),
         allowed: Allowed::default(),
     };
     Rig {

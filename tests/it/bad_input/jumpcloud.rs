@@ -94,6 +94,7 @@ async fn sync(url: &Url) -> Synced {
         jumpcloud::Settings {
             merge_administrators: false,
             work_dir: work.path().to_owned(),
+            optional: Vec::new(),
             allowed: jumpcloud::Allowed::default(),
         },
     );

@@ -86,6 +86,7 @@ impl Stage {
             jumpcloud::Settings {
                 merge_administrators: false,
                 work_dir: work.path().to_owned(),
+                optional: Vec::new(),
                 allowed: jumpcloud::Allowed::default(),
             },
         ));

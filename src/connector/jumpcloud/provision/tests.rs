@@ -395,6 +395,7 @@ async fn rig_with(tenant: Tenant, change: impl FnOnce(&mut Settings)) -> Rig {
     let mut settings = Settings {
         merge_administrators: false,
         work_dir: std::env::temp_dir(),
+        optional: Vec::new(),
         allowed: Allowed {
             administrator_roles: true,
             ..Allowed::default()
