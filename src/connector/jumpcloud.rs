@@ -4,7 +4,7 @@
 //! equal to those of the official connector. HTTP lives in [`client`], JSON shapes in [`wire`], each resource type in a
 //! file of its own. Writes only through [`provision`].
 //!
-//! Invariants: a sync reads every list once; nothing is cached beyond a sync; a list that the key may not read fails the
+//! Invariants: a sync reads every list once, also when the process ends in between and the sync has a folder of its own; nothing is cached beyond a sync; a list that the key may not read fails the
 //! sync, because a half-read tenant would look like access taken away. Only the list of roles can be missing (roles in
 //! use are known from the administrators), and groups or applications where the operator says so, as a whole type.
 
@@ -32,12 +32,12 @@ mod capabilities;
 pub mod client;
 mod groups;
 mod ids;
+mod list_file;
 mod listing;
 mod profile;
 mod provision;
 mod roles;
 mod session;
-mod spool;
 pub mod survey;
 mod users;
 pub mod wire;
@@ -50,7 +50,7 @@ mod tests;
 pub struct Settings {
     /// An administrator that is also a directory user has no account of its own; its roles go to the directory user.
     pub merge_administrators: bool,
-    /// Folder for the temporary list of users (about 2 KiB a user); must exist and be writable.
+    /// Folder for the lists of syncs that have none of their own (about 2 KiB a user); must exist and be writable.
     pub work_dir: PathBuf,
     /// The dangerous changes that are allowed.
     pub allowed: Allowed,
@@ -94,6 +94,26 @@ impl JumpCloud {
             settings,
             sessions: Sessions::default(),
         }
+    }
+
+    /// Brings back what lists say about ends of edges, where an earlier process read them.
+    ///
+    /// A sync that is past its lists asks for none of them again, and its grants would all seem to lead somewhere.
+    async fn recall(&self, session: &Session) -> Result<(), Error> {
+        let Some(folder) = session.folder() else {
+            return Ok(());
+        };
+        let exists = |name| tokio::fs::try_exists(folder.join(name));
+        let recall = || async {
+            if exists(users::LIST).await.unwrap_or(false) {
+                self.users(session).await?;
+            }
+            if exists(groups::LIST).await.unwrap_or(false) {
+                self.groups(session).await?;
+            }
+            Ok(())
+        };
+        session.recalled.get_or_try_init(recall).await.copied()
     }
 
     /// Who the grants of administrators go to.
@@ -222,7 +242,7 @@ impl Connector for JumpCloud {
         parent: Option<&v2::ResourceId>,
         page: Option<&str>,
     ) -> Result<Page<v2::Resource>, Error> {
-        let session = self.sessions.of(&scope.sync_id);
+        let session = self.sessions.of(scope);
         if parent.is_some() {
             // Nothing in JumpCloud is below anything else.
             return Ok(Page::default());
@@ -241,7 +261,7 @@ impl Connector for JumpCloud {
         scope: &SyncScope,
         id: &v2::ResourceId,
     ) -> Result<v2::Resource, Error> {
-        let session = self.sessions.of(&scope.sync_id);
+        let session = self.sessions.of(scope);
         let object = usable(&id.resource_type, &id.resource)?;
         match id.resource_type.as_str() {
             USER => self.get_user(&session, object).await,
@@ -278,7 +298,7 @@ impl Connector for JumpCloud {
     ) -> Result<Page<v2::Grant>, Error> {
         let id = identified(resource)?;
         let object = usable(&id.resource_type, &id.resource)?;
-        let session = self.sessions.of(&scope.sync_id);
+        let session = self.sessions.of(scope);
         match id.resource_type.as_str() {
             USER => Ok(Page::default()),
             // Only users hold these, and a sync without users stores none of it.

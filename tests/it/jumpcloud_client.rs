@@ -1,7 +1,7 @@
 //! The JumpCloud client against a small server of this file, whose faults each test writes itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     convert::Infallible,
     future::pending,
     io,
@@ -23,7 +23,8 @@ use baton_jumpcloud::{
     connector::{
         Error,
         jumpcloud::client::{
-            Auth, Client, Convention, List, ListPage, Method, Region, Repeat, Settings, Written,
+            Auth, Client, Convention, Identified, List, ListPage, Mark, Method, Progress, Region,
+            Repeat, Settings, Written,
         },
     },
     error::{Class, Classify as _, Code, chain},
@@ -197,6 +198,12 @@ struct Row {
     id: usize,
 }
 
+impl Identified for Row {
+    fn identity(&self) -> Option<String> {
+        Some(self.id.to_string())
+    }
+}
+
 fn users() -> List {
     List {
         template: "/api/systemusers",
@@ -251,12 +258,14 @@ fn status(code: u16, message: &str) -> Response {
         .into_response()
 }
 
+/// The ids of a listing, each once, in the order in which they came.
 async fn all(client: &Client, list: List) -> Result<Vec<usize>, Error> {
+    let mut seen = HashSet::new();
     client
         .pages::<Row>(list)
-        .try_fold(Vec::new(), |mut ids, page| async move {
-            ids.extend(page.into_iter().map(|row| row.id));
-            Ok(ids)
+        .try_fold(Vec::new(), |mut ids, page| {
+            ids.extend(page.iter().map(|row| row.id).filter(|id| seen.insert(*id)));
+            std::future::ready(Ok(ids))
         })
         .await
 }
@@ -514,7 +523,9 @@ async fn a_listing_costs_exactly_the_pages_that_its_total_needs() {
         (100, 1),
         (101, 2),
         (250, 3),
-        (1000, 10),
+        (199, 2),
+        (200, 3),
+        (1000, 11),
     ] {
         for convention in [Convention::Wrapped, Convention::Array] {
             let server = Server::start(move |seen| match convention {
@@ -626,19 +637,231 @@ async fn a_listing_that_grows_is_read_to_its_new_end() {
 }
 
 #[tokio::test]
-async fn a_listing_that_shrinks_is_read_once_more_so_that_no_row_is_lost() {
-    // Row 0 is deleted after the first page, so row 100 moves to a place that was already read.
+async fn a_row_that_is_deleted_meanwhile_costs_one_page_more_and_no_other_row() {
+    // Row 0 is deleted after the first page, so row 100 moves to a place that was already read; a new row at the end
+    // hides that from the total.
+    for hidden in [false, true] {
+        let server = Server::start(move |seen| {
+            let first = usize::from(seen.index > 0);
+            let end = 250 + if hidden { first } else { 0 };
+            let skip = seen.number("skip") + first;
+            ok(&json!({"totalCount": end - first, "results": rows(skip..(skip + 100).min(end))}))
+        })
+        .await;
+        let mut ids = all(&server.client(), users()).await.unwrap();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..250 + usize::from(hidden)).collect::<Vec<_>>());
+        assert_eq!(server.calls(), 4);
+    }
+}
+
+/// A listing of which something changes between requests.
+struct Moving {
+    rows: Vec<usize>,
+    throughout: HashSet<usize>,
+    ever: HashSet<usize>,
+    chance: fastrand::Rng,
+}
+
+impl Moving {
+    fn new(seed: u64, count: usize) -> Self {
+        // Room for new rows between the old ones.
+        let rows: Vec<usize> = (1..=count).map(|id| id * 10).collect();
+        Self {
+            throughout: rows.iter().copied().collect(),
+            ever: rows.iter().copied().collect(),
+            rows,
+            chance: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    fn delete(&mut self) {
+        if !self.rows.is_empty() {
+            let row = self.rows.remove(self.chance.usize(..self.rows.len()));
+            self.throughout.remove(&row);
+        }
+    }
+
+    fn create(&mut self, anywhere: bool) {
+        let last = self.rows.last().copied().unwrap_or_default();
+        let id = if anywhere {
+            self.chance.usize(..last + 20)
+        } else {
+            last + 10
+        };
+        if self.ever.insert(id) {
+            let place = self.rows.partition_point(|row| *row < id);
+            self.rows.insert(place, id);
+        }
+    }
+
+    fn change(&mut self) {
+        for _ in 0..self.chance.usize(..4) {
+            match self.chance.usize(..5) {
+                0 | 1 => self.delete(),
+                2 => self.create(false),
+                3 => self.create(true),
+                _ => {
+                    self.delete();
+                    self.create(false);
+                }
+            }
+        }
+        if self.chance.usize(..20) == 0 {
+            // Somebody cleans up.
+            for _ in 0..self.chance.usize(..150) {
+                self.delete();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_was_there_throughout_is_read_however_much_comes_and_goes() {
+    let mut bridged = 0;
+    for seed in 0..150 {
+        let count = 150 + fastrand::Rng::with_seed(seed).usize(..700);
+        let moving = Arc::new(Mutex::new(Moving::new(seed, count)));
+        let shared = Arc::clone(&moving);
+        let server = Server::start(move |seen| {
+            let mut moving = shared.lock().unwrap();
+            if seen.index > 0 {
+                moving.change();
+            }
+            let (skip, limit) = (seen.number("skip"), seen.number("limit"));
+            let page: Vec<Value> = moving
+                .rows
+                .iter()
+                .skip(skip)
+                .take(limit)
+                .map(|id| json!({ "id": id }))
+                .collect();
+            ok(&json!({"totalCount": moving.rows.len(), "results": page}))
+        })
+        .await;
+        let client = server.client();
+        let mut walk = client.walk::<Row>(users(), Progress::default());
+        let mut seen = HashSet::new();
+        let mut steps = 0;
+        while let Some(step) = walk.next().await.unwrap() {
+            steps += 1;
+            seen.extend(step.rows.iter().map(|row| row.id));
+        }
+        assert_eq!(walk.doubt(), None, "seed {seed}");
+        bridged += usize::from(server.calls() > steps);
+        let moving = moving.lock().unwrap();
+        let lost: Vec<_> = moving.throughout.difference(&seen).collect();
+        assert!(lost.is_empty(), "seed {seed} lost {lost:?}");
+        assert!(seen.is_subset(&moving.ever), "seed {seed}");
+        assert!(
+            server.calls() <= 3 * (2 + count / 90),
+            "seed {seed}: {}",
+            server.calls()
+        );
+    }
+    assert!(bridged > 50, "{bridged}");
+}
+
+#[tokio::test]
+async fn a_walk_goes_on_behind_any_page_and_needs_no_other_one_again() {
+    let server = Server::start(|seen| wrapped(&seen, 950)).await;
+    let client = server.client();
+    let mut marks: Vec<Mark> = Vec::new();
+    let mut walk = client.walk::<Row>(users(), Progress::default());
+    while let Some(step) = walk.next().await.unwrap() {
+        marks.push(step.mark);
+    }
+    assert_eq!(marks.len(), 10);
+    for stopped in 1..=marks.len() {
+        let mut progress = Progress::default();
+        let mut ids: HashSet<usize> = (0..100 + 99 * (stopped - 1)).collect();
+        marks[..stopped].iter().for_each(|mark| progress.pass(mark));
+        let before = server.calls();
+        let mut walk = client.walk::<Row>(users(), progress);
+        while let Some(step) = walk.next().await.unwrap() {
+            ids.extend(step.rows.iter().map(|row| row.id));
+        }
+        assert!((0..950).all(|id| ids.contains(&id)), "stopped at {stopped}");
+        assert_eq!(server.calls() - before, marks.len() - stopped);
+    }
+}
+
+#[tokio::test]
+async fn rows_that_moved_while_nobody_read_are_found_again() {
+    // A hundred and fifty rows of what was read go away before the walk goes on.
+    let server = Server::start(|seen| wrapped(&seen, 950)).await;
+    let client = server.client();
+    let mut progress = Progress::default();
+    let mut walk = client.walk::<Row>(users(), Progress::default());
+    for _ in 0..5 {
+        progress.pass(&walk.next().await.unwrap().unwrap().mark);
+    }
+    drop(walk);
     let server = Server::start(|seen| {
-        let first = usize::from(seen.index > 0);
-        let skip = seen.number("skip") + first;
-        ok(&json!({"totalCount": 250 - first, "results": rows(skip..(skip + 100).min(250))}))
+        let left: Vec<Value> = rows(150..950);
+        let page: Vec<&Value> = left.iter().skip(seen.number("skip")).take(100).collect();
+        ok(&json!({"totalCount": left.len(), "results": page}))
     })
     .await;
-    let mut ids = all(&server.client(), users()).await.unwrap();
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids, (0..250).collect::<Vec<_>>());
-    assert_eq!(server.calls(), 6, "once more, and not again");
+    let client = server.client();
+    let mut walk = client.walk::<Row>(users(), progress);
+    let mut ids: HashSet<usize> = (0..496).collect();
+    while let Some(step) = walk.next().await.unwrap() {
+        ids.extend(step.rows.iter().map(|row| row.id));
+    }
+    assert!((0..950).all(|id| ids.contains(&id)));
+    assert_eq!(walk.doubt(), None);
+    assert!(server.calls() <= 8, "{}", server.calls());
+}
+
+#[tokio::test]
+async fn a_listing_that_never_holds_still_is_read_three_times_and_doubted() {
+    // Another order with each request, and a total that changes with it.
+    let server = Server::start(|seen| {
+        let total = 250 + seen.index % 2;
+        let page: Vec<Value> = (0..total)
+            .map(|place| (place * 7 + seen.index * 31) % total)
+            .skip(seen.number("skip"))
+            .take(100)
+            .map(|id| json!({ "id": id }))
+            .collect();
+        ok(&json!({"totalCount": total, "results": page}))
+    })
+    .await;
+    let client = server.client();
+    let list = List {
+        query: Vec::new(),
+        ..users()
+    };
+    let mut walk = client.walk::<Row>(list, Progress::default());
+    while walk.next().await.unwrap().is_some() {}
+    let doubt = walk.doubt().unwrap();
+    assert_eq!(doubt.readings, 3);
+    assert!(doubt.promised.is_some_and(|rows| rows >= 250) && doubt.read < 252);
+    assert!(server.calls() <= 15, "{}", server.calls());
+}
+
+#[tokio::test]
+async fn two_readings_that_agree_are_believed() {
+    // The same row in two places, for good.
+    let server = Server::start(|seen| {
+        let page: Vec<Value> = (0..250)
+            .map(|place| place % 249)
+            .skip(seen.number("skip"))
+            .take(100)
+            .map(|id| json!({ "id": id }))
+            .collect();
+        ok(&json!({"totalCount": 250, "results": page}))
+    })
+    .await;
+    let client = server.client();
+    let list = List {
+        query: Vec::new(),
+        ..users()
+    };
+    let mut walk = client.walk::<Row>(list, Progress::default());
+    while walk.next().await.unwrap().is_some() {}
+    assert_eq!((walk.doubt(), server.calls()), (None, 6));
 }
 
 #[tokio::test]
@@ -655,7 +878,7 @@ async fn a_server_that_ignores_skip_is_found_out() {
             "{error}"
         );
         assert_eq!(error.class(), Class::Permanent);
-        assert!(server.calls() < 20, "{}", server.calls());
+        assert!(server.calls() < 30, "{}", server.calls());
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
     time::Duration,
 };
 
@@ -17,7 +19,7 @@ use baton_jumpcloud::{
     error::{Class, Classify, Code},
     proto::{self, Kind, connector as v2},
     sim::jumpcloud::{
-        Collection, Config, FULL_KEY, HELP_DESK_KEY, Id, JumpCloudSim, MembershipMethod,
+        Collection, Config, FULL_KEY, HELP_DESK_KEY, Id, JumpCloudSim, MembershipMethod, NewUser,
         READ_ONLY_KEY, Shape, Status, Truth,
     },
     syncer,
@@ -101,7 +103,7 @@ impl Rig {
     }
 }
 
-fn connector(sim: &JumpCloudSim, options: &Options, folder: &std::path::Path) -> JumpCloud {
+fn connector(sim: &JumpCloudSim, options: &Options, folder: &Path) -> JumpCloud {
     let client = Client::try_new(client::Settings {
         console_url: sim.base_url.parse().unwrap(),
         insights_url: sim.base_url.parse().unwrap(),
@@ -133,18 +135,25 @@ struct Synced {
     warnings: Vec<String>,
 }
 
-async fn read(connector: &JumpCloud, sync_id: &str) -> Result<Synced, Error> {
-    let scope = SyncScope {
+fn scope(sync_id: &str, folder: Option<&Path>) -> SyncScope {
+    SyncScope {
         sync_id: sync_id.to_owned(),
         resource_type_ids: Vec::new(),
-        folder: None,
-    };
+        folder: folder.map(Path::to_owned),
+    }
+}
+
+async fn read(connector: &JumpCloud, sync_id: &str) -> Result<Synced, Error> {
+    read_in(connector, &scope(sync_id, None)).await
+}
+
+async fn read_in(connector: &JumpCloud, scope: &SyncScope) -> Result<Synced, Error> {
     let mut synced = Synced::default();
     for kind in connector.resource_types() {
         let mut token: Option<String> = None;
         loop {
             let page = connector
-                .list_resources(&scope, &kind.id, None, token.as_deref())
+                .list_resources(scope, &kind.id, None, token.as_deref())
                 .await?;
             for resource in page.items {
                 let id = resource.id.clone().unwrap();
@@ -162,7 +171,6 @@ async fn read(connector: &JumpCloud, sync_id: &str) -> Result<Synced, Error> {
         }
     }
     let resources: Vec<v2::Resource> = synced.resources.values().cloned().collect();
-    let scope = &scope;
     let grants: Vec<Vec<v2::Grant>> = stream::iter(&resources)
         .map(|resource| all_grants(connector, scope, resource))
         .buffer_unordered(8)
@@ -400,7 +408,7 @@ async fn the_file_of_a_whole_sync_holds_every_row_and_all_inherited_access() {
         counts.group_bindings + counts.effective_access + counts.admins
     );
     assert!(report.warnings.is_empty(), "{:?}", report.warnings);
-    assert!(std::fs::metadata(&target).unwrap().len() > 0);
+    assert!(fs::metadata(&target).unwrap().len() > 0);
 }
 
 #[tokio::test]
@@ -792,5 +800,287 @@ async fn a_targeted_read_equals_the_row_of_the_full_sync() {
         let id = synced.get(kind, id).id.clone().unwrap();
         let alone = rig.connector.get_resource(&scope, &id).await.unwrap();
         assert_eq!(&alone, synced.get(kind, &id.resource));
+    }
+}
+
+/// The files in a folder, by name.
+fn files(folder: &Path) -> BTreeSet<String> {
+    folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_reads_on_where_the_lists_stopped() {
+    let shape = Shape {
+        users: 2500,
+        ..small()
+    };
+    let sim = JumpCloudSim::start(Config::of(shape)).await.unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    let whole = {
+        let connector = connector(&sim, &options, work.path());
+        read(&connector, "whole").await.unwrap();
+        sim.requests().count("GET /api/systemusers")
+    };
+    assert_eq!(whole, 26);
+    for stops_at in [1, 2, 9, 17, 26] {
+        let folder = tempfile::tempdir().unwrap();
+        let scope = scope("resumed", Some(folder.path()));
+        sim.reset_requests();
+        sim.add_fault(&format!("/api/systemusers@{stops_at}-999:400"))
+            .unwrap();
+        let first = connector(&sim, &options, work.path());
+        assert!(read_in(&first, &scope).await.is_err());
+        sim.clear_faults();
+        sim.reset_requests();
+        let second = connector(&sim, &options, work.path());
+        let synced = read_in(&second, &scope).await.unwrap();
+        assert_true(&synced, &sim.truth(), false);
+        let requests = sim.requests();
+        assert_eq!(
+            requests.count("GET /api/systemusers"),
+            whole - (stops_at - 1),
+            "stopped at {stops_at}"
+        );
+        // Read before the users, by the process that died.
+        assert_eq!(requests.count("GET /api/users"), 0);
+        assert_eq!(
+            files(folder.path()),
+            [
+                "administrators.list",
+                "applications.list",
+                "groups.list",
+                "roles.list",
+                "users.list"
+            ]
+            .map(str::to_owned)
+            .into()
+        );
+    }
+    assert_eq!(files(work.path()), BTreeSet::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_after_the_lists_asks_for_none_of_them_and_knows_what_dangles() {
+    for merge_administrators in [false, true] {
+        let shape = Shape {
+            dangling_edges: 8,
+            ..small()
+        };
+        let sim = JumpCloudSim::start(Config::of(shape)).await.unwrap();
+        let work = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            merge_administrators,
+            ..Options::default()
+        };
+        let scope = scope("resumed", Some(folder.path()));
+        let whole = read_in(&connector(&sim, &options, work.path()), &scope)
+            .await
+            .unwrap();
+        sim.reset_requests();
+
+        let second = connector(&sim, &options, work.path());
+        let mut grants = BTreeSet::new();
+        for resource in whole.resources.values() {
+            for grant in all_grants(&second, &scope, resource).await.unwrap() {
+                grants.insert(grant.id);
+            }
+        }
+        assert_eq!(grants, expected_grants(&sim.truth(), merge_administrators));
+        let third = connector(&sim, &options, work.path());
+        let again = read_in(&third, &scope).await.unwrap();
+        assert_eq!(again.resources, whole.resources);
+        let requests = sim.requests();
+        for list in [
+            "systemusers",
+            "users",
+            "v2/usergroups",
+            "applications",
+            "v2/roles",
+        ] {
+            assert_eq!(requests.count(&format!("GET /api/{list}")), 0, "{list}");
+        }
+
+        // A token of one process means the same to the next.
+        for kind in ["user", "group", "app"] {
+            let mut token: Option<String> = None;
+            loop {
+                let other = connector(&sim, &options, work.path());
+                let mut pages = Vec::new();
+                for process in [&third, &other] {
+                    pages.push(
+                        process
+                            .list_resources(&scope, kind, None, token.as_deref())
+                            .await
+                            .unwrap(),
+                    );
+                }
+                assert_eq!(pages[0], pages[1], "{kind} {token:?}");
+                token = pages.remove(0).next;
+                if token.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_list_is_mended_and_served_from_its_beginning() {
+    let sim = JumpCloudSim::start(Config::of(small())).await.unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    let scope = scope("resumed", Some(folder.path()));
+    read_in(&connector(&sim, &options, work.path()), &scope)
+        .await
+        .unwrap();
+    let path = folder.path().join("users.list");
+    let good = fs::read(&path).unwrap();
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    for bad in [
+        flipped,
+        good[..good.len() / 3].to_vec(),
+        b"something else".to_vec(),
+        Vec::new(),
+    ] {
+        fs::write(&path, &bad).unwrap();
+        let second = connector(&sim, &options, work.path());
+        let mut token = Some("users:2".to_owned());
+        let mut users = BTreeSet::new();
+        while let Some(asked) = token {
+            let page = second
+                .list_resources(&scope, "user", None, Some(&asked))
+                .await
+                .unwrap();
+            users.extend(page.items.into_iter().map(|item| item.id.unwrap().resource));
+            assert_ne!(page.next.as_ref(), Some(&asked));
+            token = page.next;
+        }
+        let truth = sim.truth();
+        assert!(truth.users.keys().all(|id| users.contains(&id.to_string())));
+        assert!(
+            truth
+                .admins
+                .keys()
+                .all(|id| users.contains(&id.to_string()))
+        );
+        assert_eq!(fs::read(&path).unwrap().len(), good.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_members_of_a_large_group_are_read_on_after_a_restart_too() {
+    let shape = Shape {
+        users: 3000,
+        groups: 1,
+        members_per_group: 3000,
+        apps: 0,
+        ..small()
+    };
+    let sim = JumpCloudSim::start(Config::of(shape)).await.unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    let scope = scope("resumed", Some(folder.path()));
+    let first = connector(&sim, &options, work.path());
+    let page = first
+        .list_resources(&scope, "group", None, None)
+        .await
+        .unwrap();
+    let group = page.items[0].clone();
+    sim.add_fault("/api/v2/usergroups/{id}/members@20-999:400")
+        .unwrap();
+    assert!(all_grants(&first, &scope, &group).await.is_err());
+    sim.clear_faults();
+    sim.reset_requests();
+    let members = "GET /api/v2/usergroups/{id}/members";
+    let second = connector(&sim, &options, work.path());
+    let served = second.list_grants(&scope, &group, None).await.unwrap();
+    let next = served.next.unwrap();
+    assert_eq!(sim.requests().count(members), 31 - 19);
+    let third = connector(&sim, &options, work.path());
+    let mut grants: BTreeSet<String> = served.items.into_iter().map(|grant| grant.id).collect();
+    let mut token = Some(next);
+    while let Some(asked) = token {
+        let page = third
+            .list_grants(&scope, &group, Some(&asked))
+            .await
+            .unwrap();
+        for grant in page.items {
+            assert!(grants.insert(grant.id));
+        }
+        token = page.next;
+    }
+    assert_eq!(sim.requests().count(members), 31 - 19);
+    assert_eq!(grants.len(), 3000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_changes_all_the_time_is_read_whole_and_without_inventions() {
+    for seed in 0..4 {
+        let shape = Shape {
+            seed,
+            users: 900,
+            groups: 5,
+            members_per_group: 350,
+            ..small()
+        };
+        let rig = Rig::start(shape).await;
+        rig.sim
+            .change_behaviour(|behaviour| behaviour.latency = Duration::from_millis(4));
+        let before = rig.sim.truth();
+        let mut ever: BTreeSet<String> = texts(before.users.keys().copied());
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let mut sync = Box::pin(rig.sync());
+        let synced = loop {
+            tokio::select! {
+                synced = &mut sync => break synced,
+                () = tokio::time::sleep(Duration::from_millis(2)) => {}
+            }
+            let created = rig.sim.edit(|tenant| {
+                let users = tenant.user_ids();
+                if chance.bool() {
+                    tenant
+                        .remove_user(users[chance.usize(..users.len())])
+                        .unwrap();
+                }
+                if chance.bool() {
+                    let group = tenant.group_ids()[chance.usize(..5)];
+                    let mut members: Vec<Id> = users
+                        .iter()
+                        .copied()
+                        .filter(|_| chance.u8(..) < 100)
+                        .collect();
+                    members.retain(|id| tenant.user_ids().contains(id));
+                    if chance.u8(..) < 20 {
+                        tenant.set_members(group, &members).unwrap();
+                    }
+                }
+                chance
+                    .bool()
+                    .then(|| tenant.add_user(NewUser::default()).unwrap())
+            });
+            ever.extend(created.flatten().map(|id| id.to_string()));
+        };
+        let after = rig.sim.truth();
+        ever.extend(texts(before.admins.keys().copied()));
+        let users = synced.ids("user");
+        assert!(users.is_subset(&ever), "seed {seed}");
+        for id in before
+            .users
+            .keys()
+            .filter(|id| after.users.contains_key(id))
+        {
+            assert!(users.contains(&id.to_string()), "seed {seed} lost {id}");
+        }
+        assert!(before.users != after.users);
+        synced.assert_nothing_dangles();
     }
 }

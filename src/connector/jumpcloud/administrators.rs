@@ -12,14 +12,14 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::StreamExt;
-
 use super::{
     JumpCloud,
     client::{Convention, List},
     ids::{Id, USER, resource_id},
+    list_file::ListFile,
+    listing::{Keep, Omitted, Record, read, row_to_json},
     profile::{Profile, display_name, filled, full_name, timestamp},
-    session::{Session, Warning},
+    session::Session,
     users::{assemble, email},
     wire,
 };
@@ -59,13 +59,44 @@ impl Account {
     }
 }
 
+impl Record for Account {
+    type Row = wire::Administrator;
+    type Key = Id;
+
+    fn of(row: wire::Administrator) -> Result<Self, Omitted> {
+        Self::new(row).ok_or(Omitted::Nameless)
+    }
+
+    fn key(&self) -> Id {
+        Id::new(&self.id)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        row_to_json(&self.row)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        Self::new(serde_json::from_slice(bytes).ok()?)
+    }
+}
+
 /// All administrators of a sync, each once.
 #[derive(Debug, Default)]
 pub(super) struct Administrators {
     pub(super) accounts: Vec<Account>,
+    /// Where they are kept, if they are.
+    file: Option<ListFile>,
 }
 
 impl Administrators {
+    /// Which of them to serve to somebody who asks for `count` from `first` on; see [`ListFile::served`].
+    pub(super) fn served(&self, first: usize, count: usize) -> std::ops::Range<usize> {
+        match &self.file {
+            Some(file) => file.served(first, count),
+            None => first..first.saturating_add(count),
+        }
+    }
+
     pub(super) fn find(&self, id: &str) -> Option<&Account> {
         self.accounts.iter().find(|account| account.id == id)
     }
@@ -90,27 +121,18 @@ impl JumpCloud {
     }
 
     async fn read_administrators(&self, session: &Session) -> Result<Arc<Administrators>, Error> {
-        let mut pages = self.client.pages::<wire::Administrator>(List {
+        let list = List {
             template: "/api/users",
             ids: Vec::new(),
             query: vec![("sort", "_id".to_owned()), ("fields", FIELDS.to_owned())],
             convention: Convention::Wrapped,
-        });
+        };
         let mut accounts = Vec::new();
-        let mut seen = HashSet::new();
-        while let Some(rows) = pages.next().await.transpose()? {
-            for row in rows {
-                let Some(account) = Account::new(row) else {
-                    session.warn(Warning::RowWithoutId, "");
-                    continue;
-                };
-                if seen.insert(Id::new(&account.id)) {
-                    accounts.push(account);
-                }
-            }
-        }
+        let keep = Keep::durably(session, "administrators.list");
+        let take = |account| accounts.push(account);
+        let read = read::<Account>(&self.client, session, keep, list, take).await?;
         if let Some(org_id) = self.client.org_id()
-            && self.client.administrators_are_unscoped()
+            && read.unscoped
         {
             // One without organisation belongs to the provider, and may administer this organisation too.
             accounts.retain(|account| {
@@ -118,7 +140,10 @@ impl JumpCloud {
                     .is_none_or(|organization| organization.eq_ignore_ascii_case(org_id))
             });
         }
-        Ok(Arc::new(Administrators { accounts }))
+        Ok(Arc::new(Administrators {
+            accounts,
+            file: read.file,
+        }))
     }
 
     /// One administrator by id.

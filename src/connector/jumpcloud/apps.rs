@@ -13,7 +13,7 @@ use super::{
     client::{Convention, List},
     groups::expandable,
     ids::{ADMINISTRATION_APP, APP, GROUP, USER, entitlement_id, grant, resource_id},
-    listing::{End, Listing, Row, edge_page},
+    listing::{End, Listing, Row, edge_page, place},
     profile::{Profile, clip, description, display_name, filled, phrase, timestamp},
     session::{Session, Warning},
     wire,
@@ -100,8 +100,9 @@ impl JumpCloud {
                 query: vec![("sort", "_id".to_owned()), ("fields", FIELDS.to_owned())],
                 convention: Convention::Wrapped,
             };
-            let (folder, first) = (&self.settings.work_dir, Some(administration()));
-            Listing::read::<wire::Application>(&self.client, session, folder, list, first)
+            let place = place(session, &self.settings.work_dir, "applications.list");
+            let first = Some(administration());
+            Listing::read::<wire::Application>(&self.client, session, place, list, first)
                 .await
                 .map(Arc::new)
         };
@@ -147,7 +148,9 @@ impl JumpCloud {
             query: vec![("targets", phase.target().to_owned())],
             convention: Convention::Array,
         };
-        let page = edge_page(&self.client, session, list, position).await?;
+        self.recall(session).await?;
+        let work_dir = &self.settings.work_dir;
+        let page = edge_page(&self.client, session, work_dir, list, position).await?;
         let mut items = Vec::with_capacity(page.edges.len());
         for (end, key) in &page.edges {
             let principal = key.to_string();

@@ -26,7 +26,11 @@ use self::{
     credential::Keyring,
     exchange::{Shared, Verb},
 };
-pub use self::{credential::Standing, region::Region};
+pub use self::{
+    credential::Standing,
+    paging::{Doubt, Identified, Mark, Progress, Step, Walk},
+    region::Region,
+};
 use crate::{
     connector::Error,
     crypto::{Sha256, hex},
@@ -380,15 +384,25 @@ impl Client {
     }
 
     /// All pages in order. The first page tells the total; the rest is then fetched concurrently, at most as far ahead
-    /// as the adaptive limit, never one page more than the total needs. When the total grew meanwhile the tail is read.
+    /// as the adaptive limit, never more pages than the total needs. When the total grew meanwhile the tail is read.
     ///
-    /// When the total shrank meanwhile, rows moved forward past places already read, so the listing is read once more;
-    /// the caller must therefore drop rows that it has seen. An empty listing is one empty page.
-    pub fn pages<T: DeserializeOwned + Send + 'static>(
+    /// Pages overlap, and what changes while it is read may be read again; the caller must therefore drop rows that it
+    /// has seen. An empty listing is one empty page.
+    pub fn pages<T: DeserializeOwned + Identified + Send + 'static>(
         &self,
         list: List,
     ) -> BoxStream<'_, Result<Vec<T>, Error>> {
-        paging::walk(self.clone(), list)
+        paging::pages(self.clone(), list)
+    }
+
+    /// As [`Client::pages`], from where `progress` says, with what is needed to go on after an interruption and with what
+    /// remained doubtful. Dropping it at any point loses the step under way alone.
+    pub fn walk<T: DeserializeOwned + Identified + Send + 'static>(
+        &self,
+        list: List,
+        progress: Progress,
+    ) -> Walk<T> {
+        Walk::new(self.clone(), list, progress)
     }
 
     /// Asks for one row of a listing, to learn whether it may be read and how many rows it has.

@@ -9,7 +9,7 @@ use super::{
     JumpCloud,
     client::{Convention, List},
     ids::{GROUP, USER, entitlement_id, grant, resource_id},
-    listing::{End, Listing, Row, edge_page, parse_position},
+    listing::{End, Listing, Row, edge_page, parse_position, place},
     profile::{Profile, clip, description, display_name, filled, phrase, text_of},
     session::{Session, Warning},
     wire,
@@ -26,6 +26,9 @@ use crate::{
 const FIELDS: &str =
     "name,type,description,email,attributes,membershipMethod,memberQuery,memberQueryErrorFlags";
 
+/// The file of the list in the folder of a sync.
+pub(super) const LIST: &str = "groups.list";
+
 /// How much of a rule goes into each grant.
 const MAX_RULE_IN_GRANT: usize = 512;
 
@@ -36,6 +39,11 @@ impl JumpCloud {
         session: &Session,
         token: Option<&str>,
     ) -> Result<Page<v2::Resource>, Error> {
+        self.groups(session).await?.page(GROUP, token).await
+    }
+
+    /// The groups, read by the first call of a sync.
+    pub(super) async fn groups(&self, session: &Session) -> Result<Arc<Listing>, Error> {
         let read = || async {
             let list = List {
                 template: "/api/v2/usergroups",
@@ -43,13 +51,12 @@ impl JumpCloud {
                 query: vec![("sort", "name".to_owned()), ("fields", FIELDS.to_owned())],
                 convention: Convention::Array,
             };
-            let folder = &self.settings.work_dir;
-            Listing::read::<wire::UserGroup>(&self.client, session, folder, list, None)
+            let place = place(session, &self.settings.work_dir, LIST);
+            Listing::read::<wire::UserGroup>(&self.client, session, place, list, None)
                 .await
                 .map(Arc::new)
         };
-        let groups = session.groups.get_or_try_init(read).await?;
-        groups.page(GROUP, token).await
+        session.groups.get_or_try_init(read).await.cloned()
     }
 
     /// One group by id.
@@ -71,6 +78,7 @@ impl JumpCloud {
         token: Option<&str>,
     ) -> Result<Page<v2::Grant>, Error> {
         let position = parse_position(GROUP, token)?;
+        self.recall(session).await?;
         let annotations = match text_of(group.profile.as_ref(), METHOD) {
             Some(_) => how_members_come(group.profile.as_ref()),
             // Told by id alone: whether the grants can be taken away is worth a call.
@@ -82,7 +90,14 @@ impl JumpCloud {
             query: Vec::new(),
             convention: Convention::Array,
         };
-        let page = edge_page(&self.client, session, list, position).await?;
+        let page = edge_page(
+            &self.client,
+            session,
+            &self.settings.work_dir,
+            list,
+            position,
+        )
+        .await?;
         let mut items = Vec::with_capacity(page.edges.len());
         for (end, key) in &page.edges {
             let member = key.to_string();

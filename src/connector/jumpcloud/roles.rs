@@ -7,13 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::StreamExt;
-
 use super::{
     JumpCloud,
     administrators::Administrators,
     client::{Convention, List},
     ids::{ROLE, entitlement_id, resource_id},
+    listing::{Keep, Omitted, Record, read, row_to_json},
     profile::{Profile, clip, description, display_name, filled, phrase},
     session::{Session, Warning},
     wire,
@@ -134,6 +133,31 @@ impl Roles {
     }
 }
 
+/// A role as JumpCloud lists it; one without a name is of no use.
+struct ListedRole(wire::Role);
+
+impl Record for ListedRole {
+    type Row = wire::Role;
+    /// Id and name, of which either may be missing.
+    type Key = (Option<String>, Option<String>);
+
+    fn of(row: wire::Role) -> Result<Self, Omitted> {
+        Ok(Self(row))
+    }
+
+    fn key(&self) -> Self::Key {
+        (self.0.id.clone(), self.0.name.clone())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        row_to_json(&self.0)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().map(Self)
+    }
+}
+
 impl JumpCloud {
     async fn roles(&self, session: &Session) -> Result<Arc<Roles>, Error> {
         session
@@ -147,25 +171,21 @@ impl JumpCloud {
         let administrators = self.administrators(session).await?;
         // An organisation has a few dozen roles at most, which is one page: no order is asked for, and the endpoint
         // documents none.
-        let mut pages = self.client.pages::<wire::Role>(List {
+        let list = List {
             template: "/api/v2/roles",
             ids: Vec::new(),
             query: Vec::new(),
             convention: Convention::Wrapped,
-        });
+        };
         let mut listed = Vec::new();
-        loop {
-            match pages.next().await {
-                None => break,
-                Some(Ok(rows)) => listed.extend(rows),
-                Some(Err(error))
-                    if matches!(error.code(), Code::PermissionDenied | Code::NotFound) =>
-                {
-                    session.warn(Warning::RolesUnreadable, "");
-                    break;
-                }
-                Some(Err(error)) => return Err(error),
+        let keep = Keep::durably(session, "roles.list");
+        let take = |ListedRole(row)| listed.push(row);
+        match read::<ListedRole>(&self.client, session, keep, list, take).await {
+            Ok(_) => {}
+            Err(error) if matches!(error.code(), Code::PermissionDenied | Code::NotFound) => {
+                session.warn(Warning::RolesUnreadable, "");
             }
+            Err(error) => return Err(error),
         }
         let (roles, shared) = Roles::join(&listed, &administrators);
         for name in shared {

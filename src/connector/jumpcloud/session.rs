@@ -1,10 +1,12 @@
 //! What one sync remembers between calls: cached listings, ids seen, warnings.
 //!
 //! A session is made by the first call that names its sync and dropped by the clean-up of that sync; nothing outlives
-//! it, so a daemon never answers one sync from the data of another. Memory grows with ids, never with whole objects.
+//! it, so a daemon never answers one sync from the data of another. Memory grows with ids, never with whole objects. What a
+//! sync has to know after a restart is in the files of its folder, and read from there when it is needed.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -12,12 +14,14 @@ use tokio::sync::OnceCell;
 
 use super::{
     administrators::Administrators,
+    client::Doubt,
     ids::Id,
-    listing::{End, Listing, LongEdges},
+    list_file,
+    listing::{End, Listing, OpenEdges},
     roles::Roles,
     users::Users,
 };
-use crate::supervisor::lock;
+use crate::{connector::SyncScope, supervisor::lock};
 
 /// The memory of one sync.
 #[derive(Debug, Default)]
@@ -33,11 +37,48 @@ pub(super) struct Session {
     /// Read by the first page of applications.
     pub(super) apps: OnceCell<Arc<Listing>>,
     /// Members and bindings that take several pages.
-    pub(super) long_edges: LongEdges,
+    pub(super) open_edges: OpenEdges,
+    /// Set when the lists that an earlier process read are in memory again.
+    pub(super) recalled: OnceCell<()>,
+    folder: Option<PathBuf>,
     warnings: Mutex<BTreeMap<Warning, Tally>>,
 }
 
 impl Session {
+    fn new(folder: Option<PathBuf>) -> Self {
+        Self {
+            folder,
+            ..Self::default()
+        }
+    }
+
+    /// The folder that lives as long as the sync, over restarts.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// Counts the rows that a page of a list lacks.
+    pub(super) fn warn_of(&self, page: &list_file::Page) {
+        for _ in 0..page.nameless {
+            self.warn(Warning::RowWithoutId, "");
+        }
+        for kind in &page.strange {
+            self.warn(Warning::StrangeEdge, kind);
+        }
+    }
+
+    /// Counts a list that may lack rows, because it changed whenever it was read.
+    pub(super) fn doubt(&self, endpoint: &str, doubt: Doubt) {
+        let promised = doubt
+            .promised
+            .map_or_else(|| "an unknown number".to_owned(), |rows| rows.to_string());
+        let example = format!(
+            "{endpoint}: {promised} promised, {} read, after {} readings",
+            doubt.read, doubt.readings
+        );
+        self.warn(Warning::Moving, &example);
+    }
+
     /// Whether the list that this sync read lacks the far end of an edge; `false` while the list was not read.
     pub(super) fn dangles(&self, end: End, id: &Id) -> bool {
         match end {
@@ -106,6 +147,8 @@ pub(super) enum Warning {
     RolesUnreadable,
     /// Two role names give the same id.
     RolesMerged,
+    /// A list that changed whenever it was read.
+    Moving,
 }
 
 impl Warning {
@@ -133,6 +176,9 @@ impl Warning {
             Self::RolesMerged => {
                 "roles whose names differ only in punctuation or case share one id"
             }
+            Self::Moving => {
+                "lists changed each time they were read, so rows that were there all the time may be missing"
+            }
         }
     }
 }
@@ -143,13 +189,13 @@ pub(super) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
 
 impl Sessions {
     /// The session of a sync, made when it is new.
-    pub(super) fn of(&self, sync_id: &str) -> Arc<Session> {
+    pub(super) fn of(&self, scope: &SyncScope) -> Arc<Session> {
         let mut sessions = lock(&self.0);
-        if let Some(session) = sessions.get(sync_id) {
+        if let Some(session) = sessions.get(&scope.sync_id) {
             return Arc::clone(session);
         }
-        let session = Arc::new(Session::default());
-        sessions.insert(sync_id.to_owned(), Arc::clone(&session));
+        let session = Arc::new(Session::new(scope.folder.clone()));
+        sessions.insert(scope.sync_id.clone(), Arc::clone(&session));
         session
     }
 
@@ -184,10 +230,15 @@ mod tests {
     #[test]
     fn sessions_end_with_their_sync() {
         let sessions = Sessions::default();
-        let first = sessions.of("a");
-        assert!(Arc::ptr_eq(&first, &sessions.of("a")));
+        let scope = SyncScope {
+            sync_id: "a".to_owned(),
+            resource_type_ids: Vec::new(),
+            folder: None,
+        };
+        let first = sessions.of(&scope);
+        assert!(Arc::ptr_eq(&first, &sessions.of(&scope)));
         sessions.end("a");
         assert!(sessions.find("a").is_none());
-        assert!(!Arc::ptr_eq(&first, &sessions.of("a")));
+        assert!(!Arc::ptr_eq(&first, &sessions.of(&scope)));
     }
 }

@@ -8,9 +8,11 @@
 use std::fmt;
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+
+use super::client::Identified;
 
 /// A directory user (`/api/systemusers`).
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -289,7 +291,7 @@ pub struct Attribute {
 }
 
 /// An administrator (`/api/users`).
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Administrator {
     #[serde(rename = "_id", deserialize_with = "text")]
@@ -344,7 +346,7 @@ pub struct Administrator {
 }
 
 /// Facts about an API key.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ApiKeyFacts {
     /// How the key begins; JumpCloud shows this to every administrator.
@@ -453,7 +455,7 @@ pub struct GraphObject {
 }
 
 /// An administrator role (`/api/v2/roles`).
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Role {
     /// Object id; not the resource id.
@@ -546,6 +548,12 @@ pub struct Probe {}
 
 macro_rules! identified {
     ($($row:ty),+) => {$(
+        impl Identified for $row {
+            fn identity(&self) -> Option<String> {
+                self.id().map(str::to_owned)
+            }
+        }
+
         impl $row {
             /// The object id: `_id`, else `id`; `None` when neither is usable.
             pub fn id(&self) -> Option<&str> {
@@ -556,6 +564,25 @@ macro_rules! identified {
 }
 
 identified!(SystemUser, Administrator, UserGroup, Application);
+
+impl Identified for GraphObject {
+    fn identity(&self) -> Option<String> {
+        let id = usable(self.id.as_deref())?;
+        Some(format!("{}:{id}", self.kind.as_deref().unwrap_or_default()))
+    }
+}
+
+impl Identified for Edge {
+    fn identity(&self) -> Option<String> {
+        self.to.as_ref()?.identity()
+    }
+}
+
+impl Identified for Role {
+    fn identity(&self) -> Option<String> {
+        usable(self.id.as_deref()).map(str::to_owned)
+    }
+}
 
 /// Two ids and the words around them must fit the 1,024 bytes of a grant id.
 const MAX_ID: usize = 256;
@@ -571,7 +598,7 @@ pub fn usable(id: Option<&str>) -> Option<&str> {
 }
 
 /// A list element that should be text; anything else is `None`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Text(pub Option<String>);
 
 impl<'de> Deserialize<'de> for Text {

@@ -3,9 +3,29 @@
 //! A page always asks for [`LIMIT`] rows. A listing ends where its total says so, else with a short page; no page is
 //! asked for only to find it empty. Every page must bring rows that its total promises, must differ from the page before,
 //! and may point only to its own host, so that no peer can keep a walk going for ever or lead it elsewhere.
+//!
+//! # Listings that change while they are read
+//!
+//! JumpCloud has no snapshots and no cursors: a row that is deleted moves all later ones forward, across the border of a
+//! page that was read before. So neighbouring pages overlap by one row, and every page must share a row with the one
+//! before it. Where it does not, the walk goes back until the pages are connected again. What that is worth depends on
+//! the order of the listing:
+//!
+//! | Order | Lists | What a connected walk proves |
+//! |---|---|---|
+//! | `_id`, which never changes | users, administrators, applications | Everything: between two shared rows lies a piece that one answer showed without a gap, so whatever existed throughout was read, however much came and went. |
+//! | `name`, which people change | groups | The same but for a group that was renamed meanwhile, across a piece that was read to one that was not, together with another change that hides the shift. |
+//! | none that is documented | members, bindings, roles | Nothing by itself, as the order may change with each change. |
+//!
+//! So in every order but the first the rows are counted as well: a reading must have as many distinct rows as its last
+//! page promised. Connected by nothing but that count, a reading is believed only when the total stayed the same.
+//! A reading that fails this is repeated, at most [`READINGS`] times in all, and two readings that agree are believed;
+//! rows of every reading are kept, because they existed while the sync ran. What is doubtful even then is told as
+//! [`Doubt`].
 
 use std::{
-    collections::hash_map::DefaultHasher,
+    collections::{HashSet, VecDeque, hash_map::DefaultHasher},
+    fmt,
     hash::{Hash as _, Hasher as _},
     sync::{Arc, PoisonError},
 };
@@ -14,7 +34,7 @@ use futures_util::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use url::Url;
 
 use super::{
@@ -31,6 +51,12 @@ const MAX_ROWS: u64 = 10_000_000;
 const MAX_ID_BYTES: usize = 1024;
 /// How many listings are remembered for the check that pages differ.
 const MAX_REMEMBERED: usize = 1024;
+/// How often a listing that changes is read at most.
+pub(super) const READINGS: u32 = 3;
+/// How many pages the walk goes back at most to connect a page to the one before.
+const MAX_BRIDGE: usize = 8;
+/// How far each of them goes back: half a page, so that it shares rows with the one behind it although more may move.
+const BACK: u64 = LIMIT / 2;
 
 impl Shared {
     /// A call to a template with its ids and query, without a body. A template may end with a fixed query of its own.
@@ -105,6 +131,33 @@ impl Shared {
                 ),
             });
         }
+        let mut found = self.fetch(list, skip, limit).await?;
+        if let Some(other) = self.repeats(list, skip, &found) {
+            // A lone slip of the server, or rows that moved here from there: in both cases the two places differ now.
+            found = self.fetch(list, skip, limit).await?;
+            let there: Found<IgnoredAny> = self.fetch(list, other, limit).await?;
+            if there.fingerprint == found.fingerprint && !found.page.items.is_empty() {
+                return Err(decode_error(
+                    Verb::Get.as_str(),
+                    list.template,
+                    Problem::new(
+                        "results",
+                        format!(
+                            "the rows from row {skip} on are those of the page before; skip is not honoured"
+                        ),
+                    ),
+                ));
+            }
+        }
+        Ok(found.page)
+    }
+
+    async fn fetch<T: DeserializeOwned>(
+        &self,
+        list: &List,
+        skip: u64,
+        limit: u64,
+    ) -> Result<Found<T>, Error> {
         let (limit_text, skip_text) = (limit.to_string(), skip.to_string());
         let query = list
             .query
@@ -133,23 +186,14 @@ impl Shared {
                 ),
             ));
         }
-        if !found.page.items.is_empty() && self.repeats(list, skip, found.fingerprint) {
-            return Err(decode_error(
-                Verb::Get.as_str(),
-                list.template,
-                Problem::new(
-                    "results",
-                    format!(
-                        "the rows from row {skip} on are those of the page before; skip is not honoured"
-                    ),
-                ),
-            ));
-        }
-        Ok(found.page)
+        Ok(found)
     }
 
-    /// Remembers a page; true when it equals the one remembered for another place of the same listing.
-    fn repeats(&self, list: &List, skip: u64, fingerprint: u64) -> bool {
+    /// Remembers a page; gives the other place of the same listing that had the same rows, if it is the one remembered.
+    fn repeats<T>(&self, list: &List, skip: u64, found: &Found<T>) -> Option<u64> {
+        if found.page.items.is_empty() {
+            return None;
+        }
         let mut hasher = DefaultHasher::new();
         (list.template, &list.ids, &list.query).hash(&mut hasher);
         let key = hasher.finish();
@@ -160,8 +204,9 @@ impl Shared {
         if last.len() >= MAX_REMEMBERED && !last.contains_key(&key) {
             last.clear();
         }
-        last.insert(key, (skip, fingerprint))
-            .is_some_and(|(other, seen)| other != skip && seen == fingerprint)
+        last.insert(key, (skip, found.fingerprint))
+            .filter(|(other, seen)| *other != skip && *seen == found.fingerprint)
+            .map(|(other, _)| other)
     }
 }
 
@@ -275,157 +320,447 @@ fn has_next(link: Option<&str>, from: &Url) -> Result<bool, Problem> {
     Ok(false)
 }
 
-/// Rows that were fetched as one unit of the concurrent part.
-struct Chunk<T> {
-    items: Vec<T>,
-    total: Option<u64>,
-    next: Option<u64>,
+/// What a row is, so that two pages can be compared.
+pub trait Identified {
+    /// A text that no other row of the listing has; `None` where the row does not tell.
+    fn identity(&self) -> Option<String>;
 }
+
+/// One page of a walk, with the rows that were read again to connect it.
+#[derive(Debug)]
+pub struct Step<T> {
+    /// The rows; those of other pages of the same listing may be among them.
+    pub rows: Vec<T>,
+    /// What to remember of the page, to go on behind it.
+    pub mark: Mark,
+}
+
+/// What is to be remembered of one step.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Mark {
+    /// Counts the readings of the listing from 1 on.
+    #[prost(uint32, tag = "1")]
+    reading: u32,
+    /// The row behind the page.
+    #[prost(uint64, tag = "2")]
+    end: u64,
+    /// Whether rows follow.
+    #[prost(bool, tag = "3")]
+    more: bool,
+    /// Rows of the whole listing, where the page said so.
+    #[prost(uint64, optional, tag = "4")]
+    total: Option<u64>,
+    /// The rows that the next page must share one with.
+    #[prost(string, repeated, tag = "5")]
+    tail: Vec<String>,
+    /// Other rows of the step.
+    #[prost(string, repeated, tag = "6")]
+    others: Vec<String>,
+    /// Rows of the page that cannot be told apart from others.
+    #[prost(uint64, tag = "7")]
+    unclear: u64,
+    /// Rows of the page.
+    #[prost(uint64, tag = "8")]
+    rows: u64,
+    /// Whether the page could not be connected to the one before.
+    #[prost(bool, tag = "9")]
+    torn: bool,
+}
+
+/// How far a walk has come: the sum of its marks.
+#[derive(Debug, Default)]
+pub struct Progress {
+    reading: u32,
+    end: u64,
+    more: bool,
+    tail: HashSet<String>,
+    first_total: Option<u64>,
+    last_total: Option<u64>,
+    /// Hashes of the rows of this reading.
+    seen: HashSet<u64>,
+    unclear: u64,
+    torn: bool,
+    /// The most rows of one page.
+    width: u64,
+    /// Whether the last page brought nothing but the row that overlaps, although there are more.
+    stuck: bool,
+    /// What the reading before this one found.
+    before: Option<Sum>,
+}
+
+/// What a reading found, to be compared with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sum {
+    rows: u64,
+    total: Option<u64>,
+    /// All hashes of rows in one.
+    hash: u64,
+}
+
+impl Progress {
+    /// Adds the mark of the next step.
+    pub fn pass(&mut self, mark: &Mark) {
+        if mark.reading != self.reading {
+            *self = Self {
+                reading: mark.reading,
+                width: self.width,
+                first_total: mark.total,
+                before: (self.reading > 0).then(|| self.sum()),
+                ..Self::default()
+            };
+        }
+        self.stuck = mark.more && mark.end <= self.end;
+        self.end = mark.end;
+        self.more = mark.more;
+        self.last_total = mark.total.or(self.last_total);
+        self.unclear += mark.unclear;
+        self.torn |= mark.torn;
+        self.width = self.width.max(mark.rows);
+        self.tail = mark.tail.iter().cloned().collect();
+        for row in mark.tail.iter().chain(&mark.others) {
+            let mut hasher = DefaultHasher::new();
+            row.hash(&mut hasher);
+            self.seen.insert(hasher.finish());
+        }
+    }
+
+    /// Distinct rows of this reading.
+    fn rows(&self) -> u64 {
+        u64::try_from(self.seen.len())
+            .unwrap_or(u64::MAX)
+            .saturating_add(self.unclear)
+    }
+
+    /// Whether the next page shows the last row of this one again; pages can be too small for that.
+    fn overlaps(&self) -> bool {
+        self.width > 1 && !self.stuck
+    }
+
+    /// Where the next page begins.
+    fn start(&self) -> u64 {
+        self.end.saturating_sub(u64::from(self.overlaps()))
+    }
+
+    /// How many rows a page brings anew.
+    fn step(&self) -> u64 {
+        self.width.saturating_sub(1).max(1)
+    }
+
+    fn sum(&self) -> Sum {
+        Sum {
+            rows: self.rows(),
+            total: self.last_total,
+            hash: self.seen.iter().fold(0, |sum, hash| sum ^ hash),
+        }
+    }
+
+    /// Whether this reading may have missed a row that was there throughout.
+    fn is_doubtful(&self, order: Order) -> bool {
+        if self.before == Some(self.sum()) {
+            return false;
+        }
+        let is_short = self.last_total.is_some_and(|total| self.rows() < total);
+        let is_steady = self.first_total.is_some() && self.first_total == self.last_total;
+        match order {
+            Order::Fixed => self.torn,
+            Order::Loose => is_short || (self.torn && !is_steady),
+        }
+    }
+}
+
+/// What is known of the order of a listing; see the top of this file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Fixed,
+    Loose,
+}
+
+impl Order {
+    fn of(list: &List) -> Self {
+        let fixed = list
+            .query
+            .iter()
+            .any(|(name, value)| *name == "sort" && value == "_id");
+        if fixed { Self::Fixed } else { Self::Loose }
+    }
+}
+
+/// A listing that may lack rows although it was read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doubt {
+    /// The rows that the last page promised; `None` where it promised none.
+    pub promised: Option<u64>,
+    /// The distinct rows that the last reading found.
+    pub read: u64,
+    /// How often the listing was read.
+    pub readings: u32,
+}
+
+/// Pages that were fetched as one unit of the concurrent part.
+type Chunk<T> = Vec<(u64, ListPage<T>)>;
 
 enum Stage<T> {
     First,
+    /// One page alone: what the total was before an interruption says little.
+    Again,
     Rest(BoxStream<'static, Result<Chunk<T>, Error>>),
-    Tail(u64),
+    /// Behind all pages that were asked for.
+    Behind,
     Done,
 }
 
-/// The walk over a listing.
-struct Walk<T> {
+/// The walk over a listing; see [`Client::walk`].
+pub struct Walk<T> {
     client: Client,
     list: Arc<List>,
+    order: Order,
     stage: Stage<T>,
-    first_total: Option<u64>,
-    last_total: Option<u64>,
-    /// Where the last unit of the concurrent part says that more rows begin.
-    rest_next: Option<u64>,
-    reread: bool,
+    /// Fetched already and still to be connected.
+    fetched: VecDeque<(u64, ListPage<T>)>,
+    progress: Progress,
+    doubt: Option<Doubt>,
+}
+
+impl<T> fmt::Debug for Walk<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Walk")
+            .field("list", &self.list)
+            .field("reading", &self.progress.reading)
+            .field("end", &self.progress.end)
+            .field("doubt", &self.doubt)
+            .finish_non_exhaustive()
+    }
 }
 
 /// All pages in order; see [`Client::pages`].
-pub(super) fn walk<T: DeserializeOwned + Send + 'static>(
+pub(super) fn pages<T: DeserializeOwned + Identified + Send + 'static>(
     client: Client,
     list: List,
 ) -> BoxStream<'static, Result<Vec<T>, Error>> {
-    let walk = Walk {
-        client,
-        list: Arc::new(list),
-        stage: Stage::First,
-        first_total: None,
-        last_total: None,
-        rest_next: None,
-        reread: false,
-    };
+    let walk = Walk::new(client, list, Progress::default());
     stream::try_unfold(walk, |mut walk| async move {
-        Ok(walk.next().await?.map(|items| (items, walk)))
+        Ok(walk.next().await?.map(|step| (step.rows, walk)))
     })
     .boxed()
 }
 
-impl<T: DeserializeOwned + Send + 'static> Walk<T> {
-    async fn next(&mut self) -> Result<Option<Vec<T>>, Error> {
+impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
+    pub(super) fn new(client: Client, list: List, progress: Progress) -> Self {
+        Self {
+            client,
+            order: Order::of(&list),
+            list: Arc::new(list),
+            stage: if progress.reading == 0 {
+                Stage::First
+            } else {
+                Stage::Again
+            },
+            fetched: VecDeque::new(),
+            progress,
+            doubt: None,
+        }
+    }
+
+    /// The next step; `None` at the end. After an error or a dropped future the walk is over.
+    pub async fn next(&mut self) -> Result<Option<Step<T>>, Error> {
         loop {
+            if let Some((skip, page)) = self.fetched.pop_front() {
+                return self.connect(skip, page).await.map(Some);
+            }
             match &mut self.stage {
                 Stage::Done => return Ok(None),
                 Stage::First => {
-                    let page: ListPage<T> = self.client.page(&self.list, 0).await?;
-                    self.first_total = page.total;
-                    self.last_total = page.total;
-                    self.stage = match (page.next_skip, page.total) {
-                        (None, _) => Stage::Done,
-                        (Some(next), None) => Stage::Tail(next),
-                        (Some(step), Some(total)) => Stage::Rest(self.rest(step, total)?),
+                    let page = self.client.page(&self.list, 0).await?;
+                    let step = self.step(0, page, Vec::new(), false, true);
+                    self.stage = if self.progress.more {
+                        self.rest()?
+                    } else {
+                        Stage::Behind
                     };
-                    return Ok(Some(page.items));
+                    return Ok(Some(step));
                 }
-                Stage::Rest(chunks) => {
-                    if let Some(chunk) = chunks.next().await {
-                        let chunk = chunk?;
-                        self.last_total = chunk.total.or(self.last_total);
-                        self.rest_next = chunk.next;
-                        return Ok(Some(chunk.items));
-                    }
-                    match self.rest_next.take() {
-                        Some(next) => self.stage = Stage::Tail(next),
-                        None => self.finish(),
-                    }
+                Stage::Rest(chunks) => match chunks.next().await {
+                    Some(chunk) => self.fetched.extend(chunk?),
+                    None => self.stage = Stage::Behind,
+                },
+                Stage::Again if self.progress.more => {
+                    let start = self.progress.start();
+                    let page = self.client.page(&self.list, start).await?;
+                    self.fetched.push_back((start, page));
+                    self.stage = Stage::Behind;
                 }
-                Stage::Tail(skip) => {
-                    let skip = *skip;
-                    let page: ListPage<T> = self.client.page(&self.list, skip).await?;
-                    self.last_total = page.total.or(self.last_total);
-                    match page.next_skip {
-                        Some(next) => self.stage = Stage::Tail(next),
-                        None => self.finish(),
-                    }
-                    return Ok(Some(page.items));
-                }
+                Stage::Behind if self.progress.more => self.stage = self.rest()?,
+                Stage::Again | Stage::Behind => self.finish(),
             }
         }
     }
 
-    /// Ends the walk. Rows that were deleted meanwhile moved later ones forward, past places already read; then the
-    /// listing is read once more.
-    fn finish(&mut self) {
-        let shrank = self
-            .first_total
-            .zip(self.last_total)
-            .is_some_and(|(first, last)| last < first);
-        self.stage = if shrank && !self.reread {
-            self.reread = true;
-            Stage::First
-        } else {
-            Stage::Done
-        };
+    /// Why the listing may lack rows, once it is at its end.
+    pub fn doubt(&self) -> Option<Doubt> {
+        self.doubt
     }
 
-    fn rest(
-        &self,
-        step: u64,
-        total: u64,
-    ) -> Result<BoxStream<'static, Result<Chunk<T>, Error>>, Error> {
-        if total > MAX_ROWS {
+    /// Connects a page to the one before, by reading back where rows moved.
+    async fn connect(&mut self, skip: u64, page: ListPage<T>) -> Result<Step<T>, Error> {
+        let mut right = identities(&page.items);
+        let tail = &self.progress.tail;
+        // Behind a page that was the last one when it was read comes only what is new.
+        let overlaps = self.progress.more && self.progress.overlaps() && !tail.is_empty();
+        let is_clear = page.items.is_empty() || !right.is_empty();
+        if !overlaps || !is_clear || right.iter().any(|row| tail.contains(row)) {
+            return Ok(self.step(skip, page, Vec::new(), false, false));
+        }
+        let mut between = Vec::new();
+        let mut connected = false;
+        let mut from = skip;
+        // A reading that is torn already gains nothing.
+        for _ in 0..if self.progress.torn { 0 } else { MAX_BRIDGE } {
+            from = from.saturating_sub(BACK);
+            let found: Found<T> = self.client.shared.fetch(&self.list, from, LIMIT).await?;
+            let rows = identities(&found.page.items);
+            let meets = right.is_empty() || right.iter().any(|row| rows.contains(row));
+            connected = meets && (from == 0 || rows.iter().any(|row| tail.contains(row)));
+            between.push(found.page.items);
+            if connected || !meets || from == 0 {
+                break;
+            }
+            right = rows;
+        }
+        tracing::debug!(
+            http.endpoint = self.list.template,
+            row.skip = skip,
+            pages = between.len(),
+            connected,
+            "a listing moved while it was read"
+        );
+        Ok(self.step(skip, page, between, !connected, false))
+    }
+
+    fn step(
+        &mut self,
+        skip: u64,
+        page: ListPage<T>,
+        between: Vec<Vec<T>>,
+        torn: bool,
+        is_first: bool,
+    ) -> Step<T> {
+        let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
+        let mut tail: Vec<String> = identities(&page.items).into_iter().collect();
+        let rows = count(page.items.len());
+        let unclear = rows.saturating_sub(count(tail.len()));
+        let mut others: Vec<String> = Vec::new();
+        for (number, page) in between.iter().enumerate() {
+            let ids = identities(page);
+            if number == 0 && tail.is_empty() {
+                tail.extend(ids);
+            } else {
+                others.extend(ids);
+            }
+        }
+        if tail.is_empty() {
+            tail.extend(self.progress.tail.iter().cloned());
+        }
+        let mark = Mark {
+            reading: self.progress.reading + u32::from(is_first),
+            end: skip.saturating_add(rows),
+            more: page.next_skip.is_some(),
+            total: page.total,
+            tail,
+            others,
+            unclear,
+            rows,
+            torn,
+        };
+        self.progress.pass(&mark);
+        // The listing's own order, so that what is kept of it has it too.
+        let mut all: Vec<T> = between.into_iter().rev().flatten().collect();
+        all.extend(page.items);
+        Step { rows: all, mark }
+    }
+
+    /// Ends a reading, and begins the next one where this one cannot be believed.
+    fn finish(&mut self) {
+        let progress = &self.progress;
+        let doubtful = progress.is_doubtful(self.order);
+        if doubtful && progress.reading < READINGS {
+            tracing::debug!(
+                http.endpoint = self.list.template,
+                reading = progress.reading,
+                row.count = progress.rows(),
+                row.promised = progress.last_total,
+                "a listing that changed while it was read is read again"
+            );
+            self.stage = Stage::First;
+            return;
+        }
+        self.doubt = doubtful.then(|| Doubt {
+            promised: progress.last_total,
+            read: progress.rows(),
+            readings: progress.reading,
+        });
+        self.stage = Stage::Done;
+    }
+
+    /// What comes behind the pages so far: as many pages as the total promises; one where nothing is promised.
+    fn rest(&self) -> Result<Stage<T>, Error> {
+        let start = self.progress.start();
+        let step = self.progress.step();
+        let end = self.progress.last_total.unwrap_or_default();
+        if end > MAX_ROWS {
             return Err(decode_error(
                 Verb::Get.as_str(),
                 self.list.template,
                 Problem::new(
                     "total",
-                    format!("{total} rows are more than any organisation has"),
+                    format!("{end} rows are more than any organisation has"),
                 ),
             ));
         }
-        let width = usize::try_from(step).unwrap_or(usize::MAX).max(1);
+        let width = usize::try_from(step).unwrap_or(usize::MAX);
+        // The row that overlaps is there already, so a page for nothing but that one is none.
+        let overlap = self.progress.end.saturating_sub(start);
+        let end = end.saturating_sub(overlap).max(start.saturating_add(1));
         let client = self.client.clone();
         let list = Arc::clone(&self.list);
         let ahead = self.client.shared.limiter.max();
-        Ok(stream::iter((step..total).step_by(width))
-            .map(move |skip| chunk(client.clone(), Arc::clone(&list), skip, step))
-            .buffered(ahead)
-            .boxed())
+        Ok(Stage::Rest(
+            stream::iter((start..end).step_by(width))
+                .map(move |skip| {
+                    chunk(
+                        client.clone(),
+                        Arc::clone(&list),
+                        skip,
+                        step.saturating_add(overlap),
+                    )
+                })
+                .buffered(ahead)
+                .boxed(),
+        ))
     }
 }
 
-/// Reads the rows from `start` to `start + step`, in more than one page where JumpCloud gives short ones.
+fn identities<T: Identified>(rows: &[T]) -> HashSet<String> {
+    rows.iter().filter_map(Identified::identity).collect()
+}
+
+/// Reads the rows from `start` to `start + width`, in more than one page where JumpCloud gives short ones.
 async fn chunk<T: DeserializeOwned>(
     client: Client,
     list: Arc<List>,
     start: u64,
-    step: u64,
+    width: u64,
 ) -> Result<Chunk<T>, Error> {
-    let end = start.saturating_add(step);
-    let mut items = Vec::new();
+    let end = start.saturating_add(width);
+    let mut pages = Vec::new();
     let mut skip = start;
     loop {
         let page: ListPage<T> = client.page(&list, skip).await?;
-        items.extend(page.items);
-        match page.next_skip {
-            Some(next) if next < end => skip = next,
-            next => {
-                return Ok(Chunk {
-                    items,
-                    total: page.total,
-                    next,
-                });
-            }
+        let next = page.next_skip;
+        let overlap = u64::from(page.items.len() > 1);
+        pages.push((skip, page));
+        match next {
+            Some(next) if next < end => skip = next.saturating_sub(overlap),
+            _ => return Ok(pages),
         }
     }
 }
