@@ -430,16 +430,19 @@ pub(super) async fn edge_page(
         })
     };
     let page = match cell.get_or_try_init(read_all).await? {
-        Edges::Short(pages) => EdgePage {
-            edges: decoded(pages.iter().flat_map(|page| &page.records))?,
-            next: None,
-        },
+        Edges::Short(pages) => {
+            let mut edges = Vec::new();
+            for page in pages {
+                edges.extend(decoded(&page.records)?);
+            }
+            EdgePage { edges, next: None }
+        }
         Edges::Long(file) => {
             let served = file.served(position.saturating_mul(EDGE_PAGES), EDGE_PAGES);
             let next = (served.end < file.pages()).then_some(served.end / EDGE_PAGES);
             let mut edges = Vec::new();
             for number in served {
-                edges.extend(decoded(records(file, number).await?.iter())?);
+                edges.extend(decoded(&records(file, number).await?)?);
             }
             EdgePage { edges, next }
         }
@@ -451,8 +454,9 @@ pub(super) async fn edge_page(
     Ok(page)
 }
 
-fn decoded(records: impl Iterator<Item = &Vec<u8>>) -> Result<Vec<(End, Id)>, Error> {
+fn decoded(records: &[Vec<u8>]) -> Result<Vec<(End, Id)>, Error> {
     records
+        .iter()
         .map(|bytes| Edge::decode(bytes).map(|Edge(end, id)| (end, id)))
         .collect::<Option<_>>()
         .ok_or_else(|| damaged("an edge is none"))
