@@ -16,7 +16,7 @@ use baton_jumpcloud::{
             client::{self, Auth, Client},
         },
     },
-    error::{Class, Classify, Code},
+    error::{Class, Classify, Code, chain},
     proto::{self, Kind, connector as v2},
     sim::jumpcloud::{
         Collection, Config, FULL_KEY, HELP_DESK_KEY, Id, JumpCloudSim, MembershipMethod, NewUser,
@@ -720,6 +720,29 @@ async fn a_permission_that_is_lost_in_the_middle_fails_the_sync() {
         let error = engine_sync(&rig).await.unwrap_err();
         assert_eq!(error.class(), Class::Auth, "{fault}: {error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_list_that_is_not_there_fails_the_sync_and_one_object_costs_a_warning() {
+    for list in [
+        "/api/systemusers",
+        "/api/users",
+        "/api/v2/usergroups",
+        "/api/applications",
+    ] {
+        let rig = Rig::start(small()).await;
+        rig.sim.add_fault(&format!("{list}@2-99:404")).unwrap();
+        let error = engine_sync(&rig).await.unwrap_err();
+        assert_eq!(error.class(), Class::Permanent, "{list}: {error}");
+        assert!(chain(&error).contains("not there any more"), "{error}");
+    }
+    let rig = Rig::start(small()).await;
+    rig.sim
+        .add_fault("/api/v2/usergroups/{id}/members@3-3:404")
+        .unwrap();
+    let report = engine_sync(&rig).await.unwrap();
+    assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
+    assert_eq!(report.resources["group"], 12);
 }
 
 #[tokio::test]

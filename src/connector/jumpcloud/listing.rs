@@ -26,6 +26,7 @@ use super::{
 use crate::{
     connector::{Error, Page},
     crypto::Sha256,
+    error::{Classify, Code},
     proto::connector as v2,
     supervisor::lock,
 };
@@ -40,6 +41,8 @@ pub(super) trait Record: Sized + Send {
     type Row: DeserializeOwned + Identified + Send + 'static;
     /// What no other record of the list has.
     type Key: Eq + Hash + Send;
+    /// Whether the list itself may be gone, as that of an object that was deleted.
+    const MAY_BE_GONE: bool = false;
 
     /// The record of a row.
     fn of(row: Self::Row) -> Result<Self, Omitted>;
@@ -152,7 +155,7 @@ pub(super) async fn read<R: Record>(
         tracing::debug!(http.endpoint = endpoint, "a list needs no reading");
     } else {
         let mut walk = client.walk::<R::Row>(list, progress);
-        while let Some(step) = walk.next().await? {
+        while let Some(step) = walk.next().await.map_err(gone::<R>)? {
             let mut page = Kept {
                 mark: Some(step.mark),
                 unscoped: client.administrators_are_unscoped(),
@@ -204,6 +207,17 @@ pub(super) async fn read<R: Record>(
         session.doubt(endpoint, doubt);
     }
     Ok(done)
+}
+
+/// The error of a list. A whole list that is not there is none of an object that was deleted meanwhile, and must not look
+/// like an empty one.
+fn gone<R: Record>(error: Error) -> Error {
+    if R::MAY_BE_GONE || error.code() != Code::NotFound {
+        return error;
+    }
+    Error::Invalid {
+        what: format!("a list of JumpCloud is not there any more: {error}"),
+    }
 }
 
 async fn exists(place: Place<'_>) -> bool {
@@ -353,6 +367,7 @@ struct Edge(End, Id);
 impl Record for Edge {
     type Row = wire::Edge;
     type Key = (End, Id);
+    const MAY_BE_GONE: bool = true;
 
     fn of(row: wire::Edge) -> Result<Self, Omitted> {
         let to = row.to.ok_or(Omitted::Nameless)?;

@@ -140,6 +140,7 @@ impl Record for ListedRole {
     type Row = wire::Role;
     /// Id and name, of which either may be missing.
     type Key = (Option<String>, Option<String>);
+    const MAY_BE_GONE: bool = true;
 
     fn of(row: wire::Role) -> Result<Self, Omitted> {
         Ok(Self(row))
