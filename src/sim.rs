@@ -3,4 +3,12 @@
 pub mod conductorone;
 pub mod crash;
 pub mod demo;
+mod inject;
 pub mod jumpcloud;
+mod network;
+pub mod storm;
+mod tls;
+
+pub use inject::{Injected, RetryAfter, When, WhenError};
+pub use network::{Outage, OutageError};
+pub use tls::{Certificate, CertificateError};

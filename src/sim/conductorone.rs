@@ -18,11 +18,15 @@ use std::{
 use anyhow::Context as _;
 use tokio::task::JoinSet;
 
-use crate::clock::{Clock, SystemClock};
+use crate::{
+    clock::{Clock, SystemClock},
+    sim::{network, tls::Tls},
+};
 
 mod admin;
 mod control;
 mod credentials;
+mod faults;
 mod keys;
 mod program;
 mod rules;
@@ -35,6 +39,7 @@ pub mod tasks;
 mod upload;
 
 pub use control::Control;
+pub use faults::{CODES, RpcFault, RpcFaultError, RpcRule};
 pub use keys::{KeyKind, Revealed};
 pub use program::{Args, run};
 pub(in crate::sim) use program::{write as write_file, write_credentials};
@@ -50,7 +55,7 @@ pub use synced::Synced;
 pub use tasks::{full_sync, hello};
 pub use upload::Summary;
 
-use credentials::{Client, TlsIdentity};
+use credentials::Client;
 use state::Shared;
 
 /// How a simulator starts.
@@ -84,6 +89,8 @@ pub struct Config {
     pub upload_dir: Option<PathBuf>,
     /// Judges assertions and tokens.
     pub clock: Arc<dyn Clock>,
+    /// Decides which calls a probability hits.
+    pub fault_seed: u64,
 }
 
 impl Default for Config {
@@ -103,6 +110,7 @@ impl Default for Config {
             max_upload: 8 * 1024 * 1024 * 1024,
             upload_dir: None,
             clock: Arc::new(SystemClock),
+            fault_seed: 0,
         }
     }
 }
@@ -148,10 +156,10 @@ impl ConductorOneSim {
             "the simulator listens on loopback addresses only, {} is none",
             config.listen
         );
-        let identity = TlsIdentity::generate()?;
-        let ca_pem = identity.ca_pem.clone();
-        let acceptor = server::acceptor(identity)?;
-        let listener = server::bind(config.listen)?;
+        let tls = Tls::generate(&["h2", "http/1.1"])?;
+        let ca_pem = tls.ca_pem();
+        let listener = network::bind(config.listen)
+            .with_context(|| format!("the simulator cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
         let client = Client::generate(&config.client_name, address, config.key_id.clone())?;
         let (path, folder) = if let Some(path) = &config.upload_dir {
@@ -163,14 +171,9 @@ impl ConductorOneSim {
                 .context("making a folder for uploads")?;
             (folder.path().to_owned(), Some(folder))
         };
-        let shared = Shared::new(config, client, path);
+        let shared = Shared::new(config, client, tls, path);
         let mut tasks = JoinSet::new();
-        tasks.spawn(server::serve(
-            Arc::clone(&shared),
-            listener,
-            address,
-            acceptor,
-        ));
+        tasks.spawn(server::serve(Arc::clone(&shared), listener, address));
         Ok(Self {
             control: Control(shared),
             address,

@@ -1,4 +1,4 @@
-//! A JumpCloud organisation over plain HTTP, with state: what tests, demo and people use in place of the real one.
+//! A JumpCloud organisation over HTTP, with state: what tests, demo and people use in place of the real one.
 //!
 //! It owns the tenant, the conventions of both API generations, permissions, faults and the log of requests. It never
 //! uses code of the connector: [`Truth`], what a correct sync must contain, comes from the generator's state alone.
@@ -18,14 +18,21 @@
 //! asked for with [`JumpCloudSim::password_of`] and is in no answer.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
+use anyhow::Context as _;
 use secrecy::SecretString;
+
+use super::{
+    inject::{Injected, Injections},
+    network::{Network, Outage},
+    tls::{Certificate, Tls},
+};
 
 mod access;
 mod behaviour;
@@ -49,7 +56,7 @@ mod writes;
 pub use self::{
     access::{Key, KeyRole, OAuthClient},
     behaviour::{Behaviour, BehaviourError, RateLimit, RateLimitError},
-    faults::{Fault, FaultError, FaultRule, When},
+    faults::{Fault, FaultError, FaultRule},
     id::{Id, IdError},
     request_log::{Counter, Entry, Requests},
     routes::{Collection, CollectionError},
@@ -89,6 +96,8 @@ pub struct Config {
     pub clients: Vec<OAuthClient>,
     /// How it behaves at first.
     pub behaviour: Behaviour,
+    /// Whether it speaks https, with a certificate of its own authority ([`JumpCloudSim::ca_pem`]).
+    pub tls: bool,
 }
 
 impl Default for Config {
@@ -122,6 +131,7 @@ impl Config {
                 link: true,
                 ..Behaviour::default()
             },
+            tls: false,
         }
     }
 }
@@ -134,6 +144,9 @@ pub(crate) struct Shared {
     log: request_log::RequestLog,
     writes: writes::WriteLog,
     desk: serve::Desk,
+    injections: Injections<FaultRule>,
+    network: Network,
+    tls: Option<Tls>,
 }
 
 impl Shared {
@@ -141,6 +154,10 @@ impl Shared {
         self.world
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     fn world_mut(&self) -> RwLockWriteGuard<'_, serve::World> {
@@ -153,7 +170,7 @@ impl Shared {
 /// A running simulator. Dropping it closes the port and every connection.
 #[derive(Debug)]
 pub struct JumpCloudSim {
-    /// `http://127.0.0.1:<port>`: console, token and Insights host in one.
+    /// `http://127.0.0.1:<port>`, or https: console, token and Insights host in one.
     pub base_url: String,
     shared: Arc<Shared>,
     running: server::Running,
@@ -163,6 +180,10 @@ impl JumpCloudSim {
     /// Generates the organisations and begins to listen.
     ///
     /// Fails without an organisation, and when the address cannot be bound. Must be called inside a tokio runtime.
+    #[expect(
+        clippy::unused_async,
+        reason = "needs a runtime, which an async signature says"
+    )]
     pub async fn start(config: Config) -> io::Result<Self> {
         if config.organizations.is_empty() {
             let problem = "organizations is empty; give the shape of at least one";
@@ -170,6 +191,7 @@ impl JumpCloudSim {
         }
         let tenants: Vec<Tenant> = config.organizations.iter().map(Tenant::generate).collect();
         let organizations = tenants.iter().map(Tenant::organization_id).collect();
+        let tls = config.tls.then(|| Tls::generate(&["h2", "http/1.1"]));
         let shared = Arc::new(Shared {
             world: RwLock::new(serve::World::new(tenants)),
             access: access::Access::new(config.keys, config.clients, organizations),
@@ -177,10 +199,13 @@ impl JumpCloudSim {
             log: request_log::RequestLog::default(),
             writes: writes::WriteLog::default(),
             desk: serve::Desk::default(),
+            injections: Injections::default(),
+            network: Network::default(),
+            tls: tls.transpose().map_err(io::Error::other)?,
         });
-        let running = server::Running::start(config.listen, Arc::clone(&shared)).await?;
+        let running = server::Running::start(config.listen, Arc::clone(&shared))?;
         Ok(Self {
-            base_url: format!("http://{}", running.address),
+            base_url: format!("{}://{}", shared.scheme(), running.address),
             shared,
             running,
         })
@@ -282,6 +307,52 @@ impl JumpCloudSim {
     /// Empties the fault plan.
     pub fn clear_faults(&self) {
         self.change_behaviour(|behaviour| behaviour.faults.clear());
+    }
+
+    /// Puts a fault in force as long as the answer lives, beside the plan and before it.
+    pub fn inject(&self, rule: &str) -> Result<Injected, FaultError> {
+        rule.parse().map(|rule| self.inject_rule(rule))
+    }
+
+    /// The same for a rule that has been read already.
+    pub fn inject_rule(&self, rule: FaultRule) -> Injected {
+        self.shared.injections.add(rule)
+    }
+
+    /// How often faults have struck, by their kind (the text without its value); those of [`Behaviour::faults`] as well.
+    pub fn fired(&self) -> BTreeMap<String, u64> {
+        self.shared.injections.counts()
+    }
+
+    /// Makes the network fail, until [`JumpCloudSim::end_outage`]; every open connection ends.
+    pub fn begin_outage(&self, how: Outage) {
+        self.shared.network.down(how, None);
+    }
+
+    /// Makes the network fail for a while; with no time at all, every open connection ends and nothing more.
+    pub fn outage_for(&self, how: Outage, time: Duration) {
+        self.shared.network.down(how, Some(time));
+    }
+
+    /// Ends an outage.
+    pub fn end_outage(&self) {
+        self.shared.network.up();
+    }
+
+    /// The certificate of the authority that signed the simulator's own; `None` without TLS.
+    pub fn ca_pem(&self) -> Option<String> {
+        self.shared.tls.as_ref().map(Tls::ca_pem)
+    }
+
+    /// Shows another certificate from the next connection on. Fails without TLS.
+    pub fn show(&self, which: Certificate) -> anyhow::Result<()> {
+        let tls = self.shared.tls.as_ref();
+        tls.context("the simulator speaks plain http")?.show(which)
+    }
+
+    /// TLS handshakes that came to nothing.
+    pub fn failed_handshakes(&self) -> u64 {
+        self.shared.tls.as_ref().map_or(0, Tls::failed)
     }
 
     /// Answers 403 to everybody for these collections, and to nobody for the others.

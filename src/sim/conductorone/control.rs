@@ -1,6 +1,6 @@
 //! What tests, scripts and people say to a running simulator, and what they ask it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -9,13 +9,16 @@ use anyhow::Context as _;
 use secrecy::SecretString;
 
 use super::{
-    Break, KeyKind, Revealed, Synced, keys,
+    Break, KeyKind, Revealed, RpcFaultError, RpcRule, Synced, keys,
     state::{
-        Breach, Event, Finish, Heartbeat, Hello, Network, Poll, Rpc, Shared, Stage, TaskState,
-        TokenRequest, Upload, kind,
+        Breach, Event, Finish, Heartbeat, Hello, Poll, Rpc, Shared, Stage, TaskState, TokenRequest,
+        Upload, kind,
     },
 };
-use crate::proto::{baton, connector as v2};
+use crate::{
+    proto::{baton, connector as v2},
+    sim::{Certificate, Injected, Outage},
+};
 
 /// A handle on a running simulator. All methods are cheap; only the `wait_for_…` ones wait.
 #[derive(Debug, Clone)]
@@ -202,25 +205,60 @@ impl Control {
 
     /// Closes the port and drops every connection, until [`Control::end_outage`].
     pub fn begin_outage(&self) {
-        self.forget_polls();
-        self.0.network.send_replace(Network::Down { until: None });
+        self.begin_outage_of(Outage::Refuse);
     }
 
     /// Closes the port and drops every connection; the same port comes back by itself after this time.
     pub fn outage_for(&self, time: Duration) {
-        self.forget_polls();
-        let until = Some(Instant::now() + time);
-        self.0.network.send_replace(Network::Down { until });
+        self.outage_of(Outage::Refuse, time);
     }
 
-    /// An answer that an outage cuts off cannot bind its client.
-    fn forget_polls(&self) {
-        self.0.update(|state| state.poll_not_before.clear());
+    /// Makes the network fail in this way until [`Control::end_outage`]; every open connection ends.
+    pub fn begin_outage_of(&self, how: Outage) {
+        self.0.forget_polls();
+        self.0.network.down(how, None);
+    }
+
+    /// Makes the network fail in this way for a while; with no time at all, every open connection ends and nothing more.
+    pub fn outage_of(&self, how: Outage, time: Duration) {
+        self.0.forget_polls();
+        self.0.network.down(how, Some(time));
+    }
+
+    /// Puts a fault in force as long as the answer lives; see [`RpcRule`](super::RpcRule) for how it is written.
+    pub fn inject(&self, rule: &str) -> Result<Injected, RpcFaultError> {
+        rule.parse().map(|rule| self.inject_rule(rule))
+    }
+
+    /// The same for a rule that has been read already.
+    pub fn inject_rule(&self, rule: RpcRule) -> Injected {
+        self.0.injections.add(rule)
+    }
+
+    /// How often injected faults have struck, by their kind (the text without its value).
+    pub fn fired(&self) -> BTreeMap<String, u64> {
+        self.0.injections.counts()
+    }
+
+    /// Shows another certificate from the next connection on; those that are open stay.
+    pub fn show(&self, which: Certificate) -> anyhow::Result<()> {
+        self.0.tls.show(which)
+    }
+
+    /// TLS handshakes that came to nothing.
+    pub fn failed_handshakes(&self) -> u64 {
+        self.0.tls.failed()
+    }
+
+    /// Lets the simulator's clock go ahead by this many seconds, or behind: the one that assertions and tokens are judged
+    /// by and that `Date` shows. The moments of its records stay true.
+    pub fn skew_clock(&self, seconds: i64) {
+        self.0.set_skew(seconds);
     }
 
     /// Opens the port again.
     pub fn end_outage(&self) {
-        self.0.network.send_replace(Network::Up);
+        self.0.network.up();
     }
 }
 

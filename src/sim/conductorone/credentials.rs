@@ -1,4 +1,4 @@
-//! Who the simulator is and whom it lets in: TLS identity, client secret, client assertions and bearer tokens.
+//! Whom the simulator lets in: client secret, client assertions and bearer tokens.
 //!
 //! Verification is written against the protocol alone and shares nothing with the connector's own signing code.
 
@@ -17,7 +17,6 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 
@@ -33,48 +32,6 @@ const FIELDS: [&str; 4] = [
     "client_id",
     "grant_type",
 ];
-
-/// The TLS identity of the simulator: an authority made for this run, and a leaf for the loopback names.
-pub(super) struct TlsIdentity {
-    pub(super) ca_pem: String,
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) key: PrivateKeyDer<'static>,
-}
-
-impl TlsIdentity {
-    pub(super) fn generate() -> anyhow::Result<Self> {
-        let mut authority = rcgen::CertificateParams::new(Vec::new())?;
-        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        authority.key_usages = vec![
-            rcgen::KeyUsagePurpose::KeyCertSign,
-            rcgen::KeyUsagePurpose::DigitalSignature,
-            rcgen::KeyUsagePurpose::CrlSign,
-        ];
-        authority
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "baton-sim authority");
-        let authority = rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate()?)
-            .context("making the authority of the simulator")?;
-        let mut leaf = rcgen::CertificateParams::new(vec![
-            "127.0.0.1".to_owned(),
-            "::1".to_owned(),
-            "localhost".to_owned(),
-        ])?;
-        leaf.distinguished_name
-            .push(rcgen::DnType::CommonName, "baton-sim conductorone");
-        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        leaf.use_authority_key_identifier_extension = true;
-        let key = rcgen::KeyPair::generate()?;
-        let certificate = leaf
-            .signed_by(&key, &authority)
-            .context("making the certificate of the simulator")?;
-        Ok(Self {
-            ca_pem: authority.pem(),
-            chain: vec![certificate.der().clone()],
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        })
-    }
-}
 
 /// The client id and the secrets that the simulator accepts.
 pub(super) struct Client {

@@ -1,12 +1,12 @@
-//! The port: TLS, HTTP/2 and HTTP/1.1, the token endpoint beside the service, and outages.
+//! The port: TLS, HTTP/2 and HTTP/1.1, and the token endpoint beside the service.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-use anyhow::Context as _;
 use axum::{
     Extension, Json, Router,
     extract::State as Injected,
     http::{HeaderMap, Method, StatusCode, Uri, header},
+    middleware,
     response::{IntoResponse as _, Response},
     routing::{any, post},
 };
@@ -19,25 +19,18 @@ use hyper_util::{
 use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::json;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::watch,
-    task::JoinSet,
+    net::{TcpListener, TcpStream},
     time::Instant,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    credentials::{Refusal, TlsIdentity, expose},
+    credentials::{Refusal, expose},
+    faults,
     service::Service,
-    state::{Network, Rpc, Shared, TokenRequest, keep},
+    state::{Rpc, Shared, TokenRequest, keep},
 };
-use crate::proto::baton::baton_service_server::BatonServiceServer;
-
-/// How long a client may take for its TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long the port may stay taken after an outage.
-const REBIND: Duration = Duration::from_secs(5);
+use crate::{proto::baton::baton_service_server::BatonServiceServer, sim::network};
 
 /// One connection, as the calls on it see it.
 #[derive(Debug, Clone)]
@@ -48,36 +41,8 @@ pub(super) struct Connection {
     pub(super) drain: CancellationToken,
 }
 
-/// Binds a port so that it can be bound again right after an outage.
-pub(super) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    socket.set_reuseaddr(true)?;
-    socket
-        .bind(address)
-        .and_then(|()| socket.listen(1024))
-        .with_context(|| format!("the simulator cannot listen on {address}"))
-}
-
-pub(super) fn acceptor(identity: TlsIdentity) -> anyhow::Result<TlsAcceptor> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(identity.chain, identity.key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
 /// Serves until it is dropped; every connection ends with it.
-pub(super) async fn serve(
-    shared: Arc<Shared>,
-    listener: TcpListener,
-    address: SocketAddr,
-    acceptor: TlsAcceptor,
-) {
+pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, address: SocketAddr) {
     let service = BatonServiceServer::new(Service(Arc::clone(&shared)));
     let router = tonic::service::Routes::new(service)
         .into_axum_router()
@@ -85,107 +50,30 @@ pub(super) async fn serve(
             "/auth/v1/token",
             post(token).with_state(Arc::clone(&shared)),
         )
-        .fallback_service(any(unknown).with_state(Arc::clone(&shared)));
-    let mut network = shared.network.subscribe();
-    let mut listener = Some(listener);
-    loop {
-        if let Some(up) = listener.take() {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    down = network.wait_for(|network| *network != Network::Up) => {
-                        if down.is_err() {
-                            return;
-                        }
-                        break;
-                    }
-                    accepted = up.accept() => match accepted {
-                        Ok((stream, _peer)) => {
-                            let connection = Connection {
-                                kill: CancellationToken::new(),
-                                drain: shared.lock().drain.child_token(),
-                            };
-                            let router = router.clone().layer(Extension(connection.clone()));
-                            connections.spawn(serve_connection(stream, acceptor.clone(), router, connection));
-                        }
-                        Err(error) => tracing::debug!(%error, "the simulator could not accept a connection"),
-                    },
-                    Some(ended) = connections.join_next() => {
-                        if let Err(error) = ended {
-                            tracing::debug!(%error, "a connection of the simulator broke");
-                        }
-                    }
-                }
-            }
-        }
-        // Down: the port is closed and every connection is gone.
-        if !wait_until_up(&shared, &mut network).await {
-            return;
-        }
-        listener = rebind(address).await;
-        if listener.is_none() {
-            tracing::error!(%address, "the simulator cannot have its port back");
-            return;
-        }
-    }
-}
-
-async fn rebind(address: SocketAddr) -> Option<TcpListener> {
-    let deadline = Instant::now() + REBIND;
-    loop {
-        match bind(address) {
-            Ok(listener) => return Some(listener),
-            Err(_taken) if Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(_taken) => return None,
-        }
-    }
-}
-
-/// Waits for the end of an outage; `false` when the simulator goes away.
-async fn wait_until_up(shared: &Shared, network: &mut watch::Receiver<Network>) -> bool {
-    loop {
-        let now = *network.borrow_and_update();
-        match now {
-            Network::Up => return true,
-            Network::Down { until: None } => {
-                if network.changed().await.is_err() {
-                    return false;
-                }
-            }
-            Network::Down { until: Some(until) } => {
-                tokio::select! {
-                    changed = network.changed() => {
-                        if changed.is_err() {
-                            return false;
-                        }
-                    }
-                    () = tokio::time::sleep_until(until) => {
-                        shared.network.send_replace(Network::Up);
-                    }
-                }
-            }
-        }
-    }
+        .fallback_service(any(unknown).with_state(Arc::clone(&shared)))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            faults::spoil,
+        ));
+    let one = |stream| {
+        let connection = Connection {
+            kill: CancellationToken::new(),
+            drain: shared.lock().drain.child_token(),
+        };
+        let router = router.clone().layer(Extension(connection.clone()));
+        serve_connection(stream, Arc::clone(&shared), router, connection)
+    };
+    network::serve(&shared.network, listener, address, one).await;
 }
 
 async fn serve_connection(
     stream: TcpStream,
-    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
     router: Router,
     control: Connection,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection of the simulator has no TCP_NODELAY");
-    }
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a TLS handshake with the simulator failed");
-            return;
-        }
-        Err(_elapsed) => return,
+    let Some(stream) = shared.tls.accept(stream).await else {
+        return;
     };
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut connection = std::pin::pin!(
@@ -234,7 +122,7 @@ async fn token(
             .unwrap_or_default()
             .to_owned()
     };
-    let now = shared.config.clock.now();
+    let now = shared.now();
     let (delay, is_down, reject) = shared.update(|state| {
         *state.calls.entry(Rpc::Token).or_default() += 1;
         let is_down = state
@@ -344,7 +232,7 @@ fn check(
     if headers.get(header::USER_AGENT).is_none() {
         return Err(Refusal::breach("user-agent", "is missing"));
     }
-    let now = shared.config.clock.now();
+    let now = shared.now();
     shared.client.verify(body, now, &mut shared.lock().nonces)?;
     if reject {
         return Err(Refusal::credentials("the client secret is revoked"));

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Break, Revealed,
     credentials::hex,
+    faults::{AnswerLost, UploadFault},
     rules::{self, Rules},
     server::Connection,
     state::{Finish, Heartbeat, Hello, Poll, Rpc, Shared, Stage, Upload, keep, kind},
@@ -45,7 +46,7 @@ impl Service {
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
         }
-        let now = shared.config.clock.now();
+        let now = shared.now();
         let header = request
             .metadata()
             .get("authorization")
@@ -180,6 +181,7 @@ impl Service {
     async fn receive(
         &self,
         connection: Option<Connection>,
+        fault: Option<UploadFault>,
         stream: Streaming<BatonServiceUploadAssetRequest>,
     ) -> Result<(), Status> {
         const RPC: Rpc = Rpc::UploadAsset;
@@ -209,7 +211,10 @@ impl Service {
                 "names a full sync that sent no heartbeat before its upload",
             );
         }
-        let fault = shared.update(|state| state.faults.break_uploads.pop_front());
+        let break_off = match fault {
+            Some(UploadFault::Break(how, after)) => Some((after, how)),
+            _ => shared.update(|state| state.faults.break_uploads.pop_front()),
+        };
         let path = shared
             .folder
             .join(format!("{task_id}-{}.c1z", shared.lock().order));
@@ -231,10 +236,10 @@ impl Service {
                             "the simulator takes no file this large",
                         ));
                     }
-                    if let Some((after, how)) = &fault
+                    if let Some((after, how)) = &break_off
                         && bytes >= *after
                     {
-                        return Err(break_off(*how, connection.as_ref()));
+                        return Err(broken_off(*how, connection.as_ref()));
                     }
                     digest.update(&part.data);
                     file.write_all(&part.data)
@@ -265,11 +270,12 @@ impl Service {
         if bytes == 0 {
             return self.breach(RPC, "msg", "must carry data between metadata and eof");
         }
-        let refused = shared.update(|state| {
-            let refuse = state.faults.refuse_checksums > 0;
-            state.faults.refuse_checksums -= u32::from(refuse);
-            refuse
-        });
+        let refused = matches!(fault, Some(UploadFault::RefuseChecksum))
+            || shared.update(|state| {
+                let refuse = state.faults.refuse_checksums > 0;
+                state.faults.refuse_checksums -= u32::from(refuse);
+                refuse
+            });
         if refused {
             return Err(Status::data_loss(
                 "the checksum of the upload does not match",
@@ -338,7 +344,7 @@ fn local(doing: &str, error: &std::io::Error) -> Status {
     Status::internal(format!("{doing}: {error}"))
 }
 
-fn break_off(how: Break, connection: Option<&Connection>) -> Status {
+fn broken_off(how: Break, connection: Option<&Connection>) -> Status {
     if let Some(connection) = connection {
         match how {
             Break::Stream => {}
@@ -361,6 +367,7 @@ impl BatonService for Service {
     ) -> Result<Response<BatonServiceHelloResponse>, Status> {
         self.enter(Rpc::Hello, &request).await?;
         let user_agent = user_agent(&request);
+        let is_lost = request.extensions().get::<AnswerLost>().is_some();
         let request = request.into_inner();
         self.apply(Rpc::Hello, &request)?;
         if !request.task_id.is_empty()
@@ -380,8 +387,11 @@ impl BatonService for Service {
             let moment = self.0.moment(state);
             state.poll_not_before.remove(&request.host_id);
             if let Some(task) = state.task(&request.task_id) {
-                task.stage = Stage::Finished;
-                task.finished_at = Some(Instant::now());
+                // A Hello whose answer is lost may come again.
+                if !is_lost {
+                    task.stage = Stage::Finished;
+                    task.finished_at = Some(Instant::now());
+                }
             }
             let hello = Hello {
                 moment,
@@ -492,6 +502,7 @@ impl BatonService for Service {
         const RPC: Rpc = Rpc::FinishTask;
         self.enter(RPC, &request).await?;
         let shared = &self.0;
+        let is_lost = request.extensions().get::<AnswerLost>().is_some();
         let request = request.into_inner();
         self.apply(RPC, &request)?;
         let found = shared
@@ -548,7 +559,7 @@ impl BatonService for Service {
                 task.finished_at = Some(Instant::now());
                 task.finishes += u32::from(!repeated);
                 task.lost_answers -= u32::from(repeated);
-                task.lost_answers += u32::from(lost);
+                task.lost_answers += u32::from(lost || is_lost);
             }
             keep(&mut state.finishes, finish);
             lost
@@ -579,7 +590,9 @@ impl BatonService for Service {
     ) -> Result<Response<BatonServiceUploadAssetResponse>, Status> {
         self.enter(Rpc::UploadAsset, &request).await?;
         let connection = request.extensions().get::<Connection>().cloned();
-        self.receive(connection, request.into_inner()).await?;
+        let fault = request.extensions().get::<UploadFault>().copied();
+        self.receive(connection, fault, request.into_inner())
+            .await?;
         Ok(Response::new(BatonServiceUploadAssetResponse::default()))
     }
 

@@ -4,12 +4,15 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::Context as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use svix_ksuid::{KSUID_EPOCH, Ksuid};
 use tokio::{
     sync::{broadcast, watch},
@@ -20,10 +23,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Config,
     credentials::{Client, Refusal, Tokens},
+    faults::RpcRule,
     keys::Keys,
     upload::Summary,
 };
-use crate::proto::baton::{self, baton_service_finish_task_request::FinalState, task::TaskType};
+use crate::{
+    proto::baton::{self, baton_service_finish_task_request::FinalState, task::TaskType},
+    sim::{inject::Injections, network::Network, tls::Tls},
+};
 
 /// How many records of a kind are kept; older ones are dropped, counters stay.
 const KEPT: usize = 10_000;
@@ -259,13 +266,6 @@ pub(super) struct State {
     pub(super) drain: CancellationToken,
 }
 
-/// Whether the simulator answers at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Network {
-    Up,
-    Down { until: Option<Instant> },
-}
-
 /// State, and the means to wait for its changes.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -276,11 +276,15 @@ pub(super) struct Shared {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
     events: broadcast::Sender<Event>,
-    pub(super) network: watch::Sender<Network>,
+    pub(super) network: Network,
+    pub(super) tls: Tls,
+    pub(super) injections: Injections<RpcRule>,
+    /// Seconds by which our clock goes ahead of the configured one.
+    skew: AtomicI64,
 }
 
 impl Shared {
-    pub(super) fn new(config: Config, client: Client, folder: PathBuf) -> Arc<Self> {
+    pub(super) fn new(config: Config, client: Client, tls: Tls, folder: PathBuf) -> Arc<Self> {
         let state = State {
             token_life: config.token_life,
             next_poll: config.next_poll,
@@ -310,12 +314,31 @@ impl Shared {
             state: Mutex::new(state),
             changed: watch::channel(0).0,
             events: broadcast::channel(1024).0,
-            network: watch::channel(Network::Up).0,
+            network: Network::default(),
+            tls,
+            injections: Injections::default(),
+            skew: AtomicI64::new(0),
         })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time as the simulator has it: what it judges by, and says in `Date`.
+    pub(super) fn now(&self) -> Timestamp {
+        let now = self.config.clock.now();
+        let skew = SignedDuration::from_secs(self.skew.load(Ordering::Relaxed));
+        now.checked_add(skew).unwrap_or(now)
+    }
+
+    pub(super) fn set_skew(&self, seconds: i64) {
+        self.skew.store(seconds, Ordering::Relaxed);
+    }
+
+    /// An answer that an outage cuts off cannot bind its client.
+    pub(super) fn forget_polls(&self) {
+        self.update(|state| state.poll_not_before.clear());
     }
 
     /// Changes the state and wakes everybody who waits for a change.

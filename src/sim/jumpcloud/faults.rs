@@ -4,20 +4,13 @@
 //! `POST /api/systemusers@1:applied-no-response`, `/api/v2/usergroups/{id}/members@p0.02:reset-mid-body` or
 //! `*@2-4:redirect=http://127.0.0.1:9`. Without a method it holds for all methods of its template.
 
-use std::{
-    fmt,
-    str::FromStr,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{fmt, str::FromStr, time::Duration};
 
 use http::Method;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{
-    id::mix,
-    routes::{ROUTES, Route},
-};
+use super::routes::{ROUTES, Route};
+use crate::sim::inject::{Counter, RetryAfter, Rule, When, WhenError, mix};
 
 /// One way to spoil an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +19,14 @@ pub enum Fault {
     /// `503`: this status, as the edge (502, 503, 504: an HTML page) or the service (JSON) answers it. 429 carries
     /// `Retry-After` when the behaviour has one.
     Status(u16),
+    /// `429=retry-after:none`: this status with this `Retry-After`; see [`RetryAfter`] for what can be written.
+    StatusAfter(u16, RetryAfter),
     /// `html-200`: success with an HTML page.
     Html200,
     /// `truncated-json`: a complete answer whose JSON ends in the middle.
     TruncatedJson,
+    /// `malformed-json`: a complete answer with a byte in its middle that no JSON has.
+    MalformedJson,
     /// `empty-body`: success without a body.
     EmptyBody,
     /// `wrong-types`: every text inside the rows becomes a number.
@@ -78,11 +75,11 @@ pub enum FaultError {
     )]
     Template(String),
     /// The moment cannot be read.
-    #[error("{0:?} says not when; use 3, 2-5, 4+, every7, always or p0.01")]
-    When(String),
+    #[error(transparent)]
+    When(#[from] WhenError),
     /// The fault's name is unknown.
     #[error(
-        "{0:?} is no fault; use a status from 400 to 599, html-200, truncated-json, empty-body, wrong-types, null-fields, \
+        "{0:?} is no fault; use a status from 400 to 599, 429=retry-after:TEXT, html-200, truncated-json, malformed-json, empty-body, wrong-types, null-fields, \
          wrong-total, no-total, reset-mid-body, no-response, applied-no-response, applied-504, hang, slow-drip=5s, duplicate-page, endless-paging, \
          oversized-body=BYTES, cross-origin-link=URL or redirect=URL"
     )]
@@ -99,9 +96,10 @@ pub enum FaultError {
     },
 }
 
-const PLAIN: [(&str, Fault); 12] = [
+const PLAIN: [(&str, Fault); 13] = [
     ("html-200", Fault::Html200),
     ("truncated-json", Fault::TruncatedJson),
+    ("malformed-json", Fault::MalformedJson),
     ("empty-body", Fault::EmptyBody),
     ("wrong-types", Fault::WrongTypes),
     ("null-fields", Fault::NullFields),
@@ -118,6 +116,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(status) => write!(f, "{status}"),
+            Self::StatusAfter(status, after) => write!(f, "{status}=retry-after:{after}"),
             Self::AppliedStatus(status) => write!(f, "applied-{status}"),
             Self::SlowDrip(over) => write!(f, "slow-drip={}ms", over.as_millis()),
             Self::EndlessPaging => f.write_str("endless-paging"),
@@ -151,6 +150,12 @@ impl FromStr for Fault {
             return Ok(fault);
         }
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        if let Some(status) = status(name) {
+            return value
+                .strip_prefix("retry-after:")
+                .map(|after| Self::StatusAfter(status, after.into()))
+                .ok_or_else(|| FaultError::Name(text.to_owned()));
+        }
         let refused = |fault, problem| FaultError::Value {
             fault,
             value: value.to_owned(),
@@ -181,74 +186,6 @@ fn origin(text: &str) -> Option<String> {
     let url = url::Url::parse(text).ok()?;
     let origin = url.origin();
     origin.is_tuple().then(|| origin.ascii_serialization())
-}
-
-/// Which of the matching requests are spoilt; the first one has the number 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum When {
-    /// All of them; `*` is read as well.
-    Always,
-    /// From the first number to the second, both included.
-    Between(u64, u64),
-    /// Each n-th one.
-    Every(u64),
-    /// Each with this probability, decided by the seed.
-    Probability(f64),
-}
-
-impl When {
-    fn hits(self, number: u64, seed: u64) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Between(first, last) => (first..=last).contains(&number),
-            Self::Every(step) => step > 0 && number.is_multiple_of(step),
-            #[expect(clippy::cast_precision_loss, reason = "53 bits are enough for a coin")]
-            Self::Probability(p) => {
-                ((mix(seed ^ mix(number)) >> 11) as f64) < p * (1_u64 << 53) as f64
-            }
-        }
-    }
-}
-
-impl fmt::Display for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Always => f.write_str("always"),
-            Self::Between(first, last) if first == last => write!(f, "{first}"),
-            Self::Between(first, u64::MAX) => write!(f, "{first}+"),
-            Self::Between(first, last) => write!(f, "{first}-{last}"),
-            Self::Every(step) => write!(f, "every{step}"),
-            Self::Probability(p) => write!(f, "p{p}"),
-        }
-    }
-}
-
-impl FromStr for When {
-    type Err = FaultError;
-
-    fn from_str(text: &str) -> Result<Self, FaultError> {
-        let number = |text: &str| text.parse::<u64>().ok().filter(|&n| n > 0);
-        let read = || {
-            if matches!(text, "always" | "*") {
-                return Some(Self::Always);
-            }
-            if let Some(step) = text.strip_prefix("every") {
-                return number(step).map(Self::Every);
-            }
-            if let Some(p) = text.strip_prefix('p') {
-                let p = p.parse::<f64>().ok()?;
-                return (0.0..=1.0).contains(&p).then_some(Self::Probability(p));
-            }
-            if let Some(first) = text.strip_suffix('+') {
-                return Some(Self::Between(number(first)?, u64::MAX));
-            }
-            let (first, last) = text.split_once('-').unwrap_or((text, text));
-            let (first, last) = (number(first)?, number(last)?);
-            (first <= last).then_some(Self::Between(first, last))
-        };
-        read().ok_or_else(|| FaultError::When(text.to_owned()))
-    }
 }
 
 /// One line of the fault plan.
@@ -317,10 +254,28 @@ impl<'de> Deserialize<'de> for FaultRule {
     }
 }
 
+impl Rule for FaultRule {
+    type Request<'a> = (&'a Method, &'a str);
+    type Fault = Fault;
+
+    fn matches(&self, (method, template): &(&Method, &str)) -> bool {
+        (self.template == "*" || self.template == *template)
+            && self.method.as_ref().is_none_or(|of| of == *method)
+    }
+
+    fn when(&self) -> When {
+        self.when
+    }
+
+    fn fault(&self) -> &Fault {
+        &self.fault
+    }
+}
+
 /// The fault plan with its counters.
 #[derive(Debug, Default)]
 pub(super) struct FaultPlan {
-    rules: Vec<(FaultRule, AtomicU64)>,
+    rules: Vec<(FaultRule, Counter)>,
     seed: u64,
 }
 
@@ -329,7 +284,7 @@ impl FaultPlan {
         Self {
             rules: rules
                 .iter()
-                .map(|rule| (rule.clone(), AtomicU64::new(0)))
+                .map(|rule| (rule.clone(), Counter::default()))
                 .collect(),
             seed,
         }
@@ -338,13 +293,10 @@ impl FaultPlan {
     /// The fault of the next request to this endpoint: that of the first rule that hits. Every matching rule counts it.
     pub(super) fn next(&self, method: &Method, template: &str) -> Option<Fault> {
         let mut chosen = None;
-        for (position, (rule, seen)) in (0_u64..).zip(&self.rules) {
-            let other = rule.template != "*" && rule.template != template;
-            if other || rule.method.as_ref().is_some_and(|of| of != method) {
-                continue;
-            }
-            let number = seen.fetch_add(1, Ordering::Relaxed) + 1;
-            if chosen.is_none() && rule.when.hits(number, mix(self.seed ^ position)) {
+        for (position, (rule, counter)) in (0_u64..).zip(&self.rules) {
+            let strikes = rule.matches(&(method, template))
+                && counter.strikes(rule.when, mix(self.seed ^ position));
+            if strikes && chosen.is_none() {
                 chosen = Some(rule.fault.clone());
             }
         }
@@ -366,6 +318,9 @@ mod tests {
             "/oauth2/token@2+:401",
             "*@always:endless-paging",
             "*@1:oversized-body=99",
+            "*@for1500ms:429=retry-after:none",
+            "/api/systemusers@1:503=retry-after:date-120",
+            "*@2:429=retry-after:soon, please",
             "*@1:cross-origin-link=https://other.example.com",
             "POST /api/systemusers@1:applied-no-response",
             "PUT *@2+:applied-504",
@@ -402,6 +357,8 @@ mod tests {
             ("*@p1.5:503", "says not when"),
             ("*@1:200", "is no fault"),
             ("*@1:explode", "is no fault"),
+            ("*@1:429=soon", "is no fault"),
+            ("*@forever:503", "says not when"),
             ("*@1:slow-drip=soon", "duration"),
             ("*@1:redirect=elsewhere", "URL"),
             ("*@1:oversized-body=-1", "bytes"),
@@ -409,29 +366,6 @@ mod tests {
             let error = text.parse::<FaultRule>().unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn a_rule_hits_the_requests_that_it_counts() {
-        let hits = |when: &str| -> Vec<u64> {
-            let when: When = when.parse().unwrap();
-            (1..=8).filter(|&number| when.hits(number, 1)).collect()
-        };
-        assert_eq!(hits("3"), [3]);
-        assert_eq!(hits("2-4"), [2, 3, 4]);
-        assert_eq!(hits("7+"), [7, 8]);
-        assert_eq!(hits("every3"), [3, 6]);
-        assert_eq!(hits("always").len(), 8);
-        assert!(hits("p0").is_empty());
-        assert_eq!(hits("p1").len(), 8);
-    }
-
-    #[test]
-    fn a_probability_is_met_and_repeats_under_the_same_seed() {
-        let when: When = "p0.1".parse().unwrap();
-        let count = |seed| (0..10_000).filter(|&n| when.hits(n, seed)).count();
-        assert!((850..1150).contains(&count(3)), "{}", count(3));
-        assert_eq!(count(3), count(3));
     }
 
     #[test]

@@ -16,8 +16,14 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use jiff::Timestamp;
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinSet, time};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+    time,
+};
 
 use super::{
     Shared,
@@ -30,6 +36,7 @@ use super::{
     truth::Truth,
     writes,
 };
+use crate::sim::network;
 
 /// The largest request body that is read.
 const REQUEST_CAP: usize = 1024 * 1024;
@@ -44,11 +51,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) async fn start(listen: SocketAddr, shared: Arc<Shared>) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
+    pub(super) fn start(listen: SocketAddr, shared: Arc<Shared>) -> io::Result<Self> {
+        let listener = network::bind(listen)?;
         let address = listener.local_addr()?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, shared));
+        tasks.spawn(async move {
+            let one = |stream| connection(stream, Arc::clone(&shared));
+            network::serve(&shared.network, listener, address, one).await;
+        });
         Ok(Self { address, tasks })
     }
 
@@ -57,25 +67,16 @@ impl Running {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    // Small answers must not wait for more.
-                    stream.set_nodelay(true).unwrap_or_default();
-                    connections.spawn(connection(stream, Arc::clone(&shared)));
-                }
-                // Out of descriptors: the ones in use will end.
-                Err(_problem) => time::sleep(Duration::from_millis(20)).await,
-            },
-            Some(_ended) = connections.join_next() => {}
-        }
+async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+    let Some(tls) = &shared.tls else {
+        return serve(stream, Arc::clone(&shared)).await;
+    };
+    if let Some(stream) = tls.accept(stream).await {
+        serve(stream, Arc::clone(&shared)).await;
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: Arc<Shared>) {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         async move { answer(&shared, request).await }
@@ -144,7 +145,17 @@ async fn answer(
         shared.log.record(Some(route.template), entry);
         return Ok(send(&throttled(&in_force), &[]));
     }
-    let fault = in_force.plan.next(&parts.method, route.template);
+    let injected = shared.injections.next(
+        &(&parts.method, route.template),
+        in_force.behaviour.fault_seed,
+    );
+    let fault = injected.or_else(|| {
+        let planned = in_force.plan.next(&parts.method, route.template);
+        if let Some(fault) = &planned {
+            shared.injections.fired(&fault.to_string());
+        }
+        planned
+    });
     match &fault {
         Some(Fault::NoResponse) => {
             shared.log.record(Some(route.template), entry);
@@ -159,6 +170,15 @@ async fn answer(
             entry.status = 429;
             shared.log.record(Some(route.template), entry);
             return Ok(send(&throttled(&in_force), &[]));
+        }
+        Some(Fault::StatusAfter(status, after)) => {
+            entry.status = *status;
+            shared.log.record(Some(route.template), entry);
+            let reply = Reply {
+                retry_after: after.value(Timestamp::now()),
+                ..Reply::error(*status, v2, None)
+            };
+            return Ok(send(&reply, &[]));
         }
         Some(Fault::Status(status)) => {
             entry.status = *status;
@@ -241,7 +261,14 @@ async fn answer(
     entry.status = reply.status;
     shared.log.record(Some(route.template), entry);
 
-    let link = link(&reply, fault.as_ref(), &parts.headers, path, query);
+    let link = link(
+        &reply,
+        fault.as_ref(),
+        shared.scheme(),
+        &parts.headers,
+        path,
+        query,
+    );
     Ok(spoil(reply, fault.as_ref(), &link))
 }
 
@@ -313,6 +340,7 @@ fn throttled(in_force: &InForce) -> Reply {
 fn link(
     reply: &Reply,
     fault: Option<&Fault>,
+    scheme: &str,
     headers: &HeaderMap,
     path: &str,
     query: &str,
@@ -324,7 +352,7 @@ fn link(
             let host = headers
                 .get(header::HOST)
                 .and_then(|host| host.to_str().ok());
-            format!("http://{}", host.unwrap_or("127.0.0.1"))
+            format!("{scheme}://{}", host.unwrap_or("127.0.0.1"))
         }
     };
     let mut next = url::form_urlencoded::Serializer::new(String::new());
@@ -388,6 +416,11 @@ fn spoil(
             };
         }
         Some(Fault::TruncatedJson) => reply.body.truncate(length / 2),
+        Some(Fault::MalformedJson) => {
+            if let Some(byte) = reply.body.get_mut(length / 2) {
+                *byte = 0;
+            }
+        }
         Some(Fault::EmptyBody) => reply.body.clear(),
         Some(Fault::WrongTypes) => rewrite_rows(&mut reply.body, &|_, value| {
             if value.is_string() {
