@@ -2,7 +2,7 @@
 //!
 //! The only place that names adapters by their concrete type. Never decides what a task means or how a call is retried.
 
-use std::{io::IsTerminal as _, sync::Arc, time::Duration};
+use std::{fs, io::IsTerminal as _, os::unix::fs::MetadataExt as _, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,10 @@ use crate::{
     handlers::{self, full_sync},
     notice::Notices,
     provisioning::{self, Keys, Provisioning},
-    supervisor::{Reason, Supervisor},
+    supervisor::{
+        Reason, Supervisor,
+        watchdog::{self, Watchdog},
+    },
     syncer::{self, NoProgress, Progress, Report, SyncRequest},
     telemetry::{
         LogControl,
@@ -253,6 +256,13 @@ pub async fn serve(
     );
     let connector: Arc<dyn Connector> = connector;
     let health = Arc::new(health::Health::new());
+    let _watchdog = Watchdog::start(
+        tokio::runtime::Handle::current(),
+        Arc::clone(&health),
+        watchdog::Limits::default(),
+        watchdog::act,
+    )
+    .map_err(|error| failed(format!("cannot start a thread for the watchdog: {error}")))?;
     let level = watch_level(config, log, &supervisor);
     let work_over = CancellationToken::new();
     if let Some(address) = &config.health {
@@ -279,6 +289,8 @@ pub async fn serve(
         kubernetes::start(config, &supervisor, &notices, &work_over)
             .await
             .map_err(|error| unusable(&error))?;
+    // Set in every container of a pod, where only the pod's own containers share a volume, and emptyDir is open to all.
+    let in_a_pod = source.variable("KUBERNETES_SERVICE_HOST").is_some();
     let rotation = Rotation::new(
         rotation::Holders {
             config: config.clone(),
@@ -296,6 +308,7 @@ pub async fn serve(
         },
     );
     supervisor.spawn("rotation", rotation.run(supervisor.shutdown_token()));
+    tell_of_shared_folder(config, in_a_pod);
     full_sync::remove_stale(&config.work_dir, started, config.sync.resume_max_age).await;
     provisioning.start().await;
     let registry = handlers::Registry::new(
@@ -347,8 +360,11 @@ pub async fn serve(
         health,
         metrics,
         supervisor.shutdown_token(),
-    )
-    .await;
+    );
+    let served = supervisor
+        .run("the loop that asks for tasks", served)
+        .await
+        .unwrap_or(Ok(()));
     if served.is_err() {
         // What ends with shutdown only must end here too.
         supervisor.begin_shutdown(Reason::Requested("the work cannot begin"));
@@ -367,6 +383,20 @@ pub async fn serve(
             tracing::info!("Stopped");
             Ok(())
         }
+    }
+}
+
+/// Says so where other users of the machine could put a folder of theirs in the place of one of ours.
+fn tell_of_shared_folder(config: &Config, in_a_pod: bool) {
+    const OTHERS_MAY_WRITE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    let mode = fs::metadata(&config.work_dir).map_or(0, |folder| folder.mode());
+    if !in_a_pod && mode & OTHERS_MAY_WRITE != 0 && mode & STICKY == 0 {
+        tracing::warn!(
+            folder = %config.work_dir.display(),
+            "every user of this machine may rename what is in the work directory; give one that only this user may write \
+             to (chmod 700), or set its sticky bit"
+        );
     }
 }
 

@@ -1,6 +1,11 @@
 //! The program: understands the command line, starts the runtime, maps the end to an exit code.
 
-use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use baton_jumpcloud::{
     app,
@@ -8,6 +13,7 @@ use baton_jumpcloud::{
     clock::{Clock as _, SystemClock},
     config::{Config, Level, Log, Operation, SystemSource},
     connector::jumpcloud,
+    supervisor::process,
     telemetry::{self, LogControl},
 };
 
@@ -53,24 +59,26 @@ impl From<telemetry::Error> for End {
 }
 
 fn main() -> ExitCode {
-    match run() {
+    // Before anything else, as everything else may hold a secret.
+    let hardened = process::harden();
+    match run(hardened) {
         Ok(()) => ExitCode::SUCCESS,
         Err(End { message, code }) => {
             // Nothing is left to do when standard error is closed.
-            drop(writeln!(std::io::stderr(), "error: {message}"));
+            drop(writeln!(io::stderr(), "error: {message}"));
             ExitCode::from(code)
         }
     }
 }
 
-fn run() -> Result<(), End> {
+fn run(hardened: io::Result<()>) -> Result<(), End> {
     match cli::parse(std::env::args_os(), &SystemSource)? {
         Command::Run(config) => {
-            let (log, _traces) = start(&config)?;
+            let (log, _traces) = start(&config, hardened)?;
             block_on(app::serve(&config, Arc::new(SystemSource), &log))?.map_err(End::from)
         }
         Command::OneShot(config) => {
-            let (log, _traces) = start(&config)?;
+            let (log, _traces) = start(&config, hardened)?;
             if config.operation == Operation::Sync {
                 return block_on(app::sync_once(&config, &log))?.map_err(End::from);
             }
@@ -92,7 +100,7 @@ fn run() -> Result<(), End> {
 }
 
 /// Starts logging, and traces if they are wanted; says what the operator should know about the configuration.
-fn start(config: &Config) -> Result<(LogControl, Traces), End> {
+fn start(config: &Config, hardened: io::Result<()>) -> Result<(LogControl, Traces), End> {
     let (log, traces) = tell(config)?;
     if config
         .debug_until
@@ -102,6 +110,12 @@ fn start(config: &Config) -> Result<(LogControl, Traces), End> {
     }
     for notice in &config.notices {
         tracing::warn!("{notice}");
+    }
+    if let Err(error) = hardened {
+        tracing::warn!(
+            error = %error,
+            "core dumps cannot be switched off for this process; a crash may leave a file with its secrets"
+        );
     }
     Ok((log, traces))
 }
@@ -188,7 +202,7 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, End> {
 }
 
 fn print(text: &str) -> Result<(), End> {
-    std::io::stdout()
+    io::stdout()
         .write_all(text.as_bytes())
         .map_err(|error| End {
             message: format!("cannot write to standard output: {error}"),

@@ -1,4 +1,5 @@
-//! The one owner of everything that is spawned, of the shutdown signal and of its reason; and the state of health.
+//! The one owner of everything that is spawned, of the shutdown signal and of its reason; and the state of health, what
+//! watches it, and what the process denies to its neighbours.
 //!
 //! Owns the only `tokio::spawn` of the crate. Never decides what a part does at shutdown: it tells, waits, and names
 //! what did not end. Invariants: the first reason for a shutdown is kept; a panic in anything spawned here begins
@@ -23,6 +24,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::error::chain;
 
 pub mod health;
+pub mod process;
+pub mod watchdog;
 
 /// The longest text of a panic that is kept.
 const PANIC_TEXT_LIMIT: usize = 1024;
@@ -170,6 +173,18 @@ impl Supervisor {
                 this.begin_shutdown(reason);
             }
         });
+    }
+
+    /// Runs the main part where it is called; `None` when it panicked, which begins shutdown as a panic of any other part
+    /// does. Cancel-safe if the part is.
+    pub async fn run<F: Future>(&self, name: &'static str, part: F) -> Option<F::Output> {
+        match guarded(part).await {
+            Ok(output) => Some(output),
+            Err(text) => {
+                self.begin_shutdown(Reason::Panicked { name, text });
+                None
+            }
+        }
     }
 
     /// Cancelled when shutdown begins.

@@ -169,11 +169,12 @@ impl Connector for JumpCloud {
     fn fingerprint(&self, salt: &str) -> String {
         let Settings {
             merge_administrators,
+            optional,
             work_dir: _,
             allowed: _,
         } = &self.settings;
         format!(
-            "jumpcloud {} merge_administrators={merge_administrators}",
+            "jumpcloud {} merge_administrators={merge_administrators} optional={optional:?}",
             self.client.organization(salt)
         )
     }

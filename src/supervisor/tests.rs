@@ -38,6 +38,22 @@ async fn a_panic_in_any_spawned_task_begins_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_in_the_main_part_begins_shutdown_instead_of_unwinding_through_the_process() {
+    let supervisor = Supervisor::new();
+    assert_eq!(supervisor.run("the loop", async { 7 }).await, Some(7));
+    assert_eq!(supervisor.shutdown_reason(), None);
+    let broken = async {
+        tokio::task::yield_now().await;
+        panic!("no more ink")
+    };
+    assert_eq!(supervisor.run::<_>("the loop", broken).await, None::<()>);
+    let reason = supervisor.shutdown_reason().unwrap();
+    assert!(reason.is_failure());
+    assert_eq!(reason.to_string(), "the loop panicked: no more ink");
+    assert!(supervisor.shutdown_token().is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_critical_task_that_ends_after_shutdown_began_is_no_failure() {
     let supervisor = Supervisor::new();
     let token = supervisor.shutdown_token();

@@ -232,6 +232,44 @@ async fn an_outage_of_any_length_leaves_the_loop_alive_and_ready() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn polls_without_an_answer_are_given_up_one_by_one_and_stop_nothing_for_a_day() {
+    let control = FakeControlPlane::new();
+    control.polls(vec![Poll::Fail(Fault::Silence); 1200]);
+    let mut rig = Plan::default().start(&control);
+    for _ in 0..24 * 60 {
+        sleep(MINUTE).await;
+        assert_eq!(rig.health.stuck_for(), None);
+        assert!(rig.health.is_ready());
+    }
+    let polls = control.count(is_poll);
+    assert!((900..1200).contains(&polls), "{polls}");
+    let longest = control.gaps(is_poll).into_iter().max().unwrap();
+    assert!(longest <= 91 * SECOND, "{longest:?}");
+    assert!(!rig.has_ended());
+    rig.shut_down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_both_peers_gone_for_a_day_and_every_slot_in_use_the_loop_is_alive() {
+    let control = FakeControlPlane::new();
+    control.hand_out([full_sync(1), full_sync(2), full_sync(3)]);
+    control.polls(vec![Poll::Fail(Fault::Silence); 2000]);
+    control.heartbeats((0..3000).map(|_| Err(Fault::Silence)));
+    control.heartbeats_go_down();
+    control.finish_goes_down(DOWN);
+    // What waits for the directory hears nothing either, not even that it should stop.
+    let rig = Plan::of(Does::Deaf).start(&control);
+    for _ in 0..24 * 60 {
+        sleep(MINUTE).await;
+        assert_eq!(rig.health.stuck_for(), None);
+    }
+    // Each was given up, and its slot used again.
+    let given_up = control.count(is_finish);
+    assert!(given_up >= 3, "{given_up}");
+    assert!(control.count(is_poll) > 500, "{}", control.count(is_poll));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_loop_whose_slots_are_busy_for_a_day_is_not_stuck() {
     let control = FakeControlPlane::new();
     control.hand_out([grant(1)]);
