@@ -1,8 +1,8 @@
 //! The admin HTTP server: health for orchestrators and for people, numbers, and the log level, on one port.
 //!
 //! Owns the listener and its connections. Never shows a secret, and changes nothing but the log level, for a while and for
-//! callers on this machine. Invariants: at most 64 connections are served at once; each is closed after one answer, and
-//! after 45 s at the latest.
+//! callers on this machine. Invariants: at most 64 connections are served at once, at most 16 of them for one address, so
+//! that nobody keeps the probes out alone; each is closed after one answer, and after 45 s at the latest.
 //!
 //! | Path | 200 | 503 |
 //! |---|---|---|
@@ -16,7 +16,13 @@
 //! The paths without `z` are those of the product, with its bodies: JSON with `status`, `timestamp` and `details`.
 //! Only `/health` asks a peer, so only `/health` must not be used as a liveness probe.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
@@ -42,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
+    supervisor::lock,
     telemetry::{
         level::LevelSwitch,
         metrics::{self, Metrics},
@@ -62,6 +69,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// The pause after a failed accept, such as one for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: usize = 64;
+/// How many of them one address may have; a probe has one.
+const MAX_OF_ONE: usize = 16;
+/// How long a loop that seems stuck may take to prove the opposite.
+const AWAKENING: Duration = Duration::from_millis(250);
 
 /// Why the admin server could not run.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +127,7 @@ pub struct Admin {
 pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     let router = router(admin);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let peers = Peers::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -126,10 +138,16 @@ pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken)
         };
         match accepted {
             Ok((stream, peer, slot)) => {
+                let Some(place) = peers.admit(peer.ip()) else {
+                    tracing::debug!(
+                        "an admin connection was closed because its address has too many"
+                    );
+                    continue;
+                };
                 let router = router.clone().layer(Extension(peer));
                 connections.spawn(async move {
                     serve_connection(stream, router).await;
-                    drop(slot);
+                    drop((place, slot));
                 });
             }
             Err(error) => {
@@ -142,6 +160,45 @@ pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken)
     let closing = async { while connections.join_next().await.is_some() {} };
     if timeout(CLOSE_LIMIT, closing).await.is_err() {
         connections.shutdown().await;
+    }
+}
+
+/// How many connections each address has.
+#[derive(Debug, Clone, Default)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Peers {
+    /// A place for one more connection; `None` when the address has as many as it may.
+    fn admit(&self, address: IpAddr) -> Option<Place> {
+        let mut counts = lock(&self.0);
+        let count = counts.entry(address).or_default();
+        if *count >= MAX_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            peers: self.clone(),
+            address,
+        })
+    }
+}
+
+/// The place of one connection, free again when dropped.
+#[derive(Debug)]
+struct Place {
+    peers: Peers,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.peers.0);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
     }
 }
 
@@ -188,6 +245,10 @@ fn router(admin: Admin) -> Router {
 }
 
 async fn live(State(admin): State<Admin>) -> Response {
+    // A process that was stopped for long is asked before its loop had a moment to get on.
+    if admin.health.stuck_for().is_some() {
+        sleep(AWAKENING).await;
+    }
     match admin.health.stuck_for() {
         None => admin.answer(true, "alive", &[]),
         Some(silent) => admin.answer(

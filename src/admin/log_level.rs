@@ -1,15 +1,20 @@
 //! `/log-level`: what is logged, and another level for a while.
 //!
 //! `PUT` takes `level` and, if it likes, `for` (such as `15m`, at most 24 hours), in the query or as a form in the body.
-//! It is accepted from this machine only: whoever reaches the port over the network may look, and no more.
+//! It is accepted from this machine only: whoever reaches the port over the network may look, and no more. Nor is it
+//! accepted from a web page in a browser on this machine: such a page cannot hide where it comes from (`Origin`, which
+//! browsers add to every `PUT`), and one that made its own name point to this machine shows that name in `Host`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use axum::{
     Extension,
     body::{Body, to_bytes},
     extract::State,
-    http::{Request, StatusCode},
+    http::{HeaderMap, Request, StatusCode, header, uri::Authority},
     response::Response,
 };
 use serde_json::{Map, Value, json};
@@ -40,6 +45,13 @@ pub(super) async fn change(
              container by kubectl exec",
         );
     }
+    if is_from_a_browser(request.headers()) {
+        return refusal(
+            StatusCode::FORBIDDEN,
+            "the log level is changed under a loopback address or as localhost, and not from a web page; run \
+             `baton-jumpcloud log-level`",
+        );
+    }
     let query = request.uri().query().unwrap_or_default().to_owned();
     let Ok(body) = to_bytes(request.into_body(), BODY_LIMIT).await else {
         return refusal(
@@ -51,6 +63,33 @@ pub(super) async fn change(
         Ok((level, lasts)) => answer(&admin.level.set(level, lasts)),
         Err(problem) => refusal(StatusCode::BAD_REQUEST, problem),
     }
+}
+
+/// Whether a web page may be behind a request; a request without `Host` is no page's.
+fn is_from_a_browser(headers: &HeaderMap) -> bool {
+    if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
+        return true;
+    }
+    let mut hosts = headers.get_all(header::HOST).into_iter();
+    let host = hosts.next().map(|host| host.to_str().unwrap_or_default());
+    hosts.next().is_some() || host.is_some_and(|host| !is_this_machine(host))
+}
+
+/// Whether the text of a `Host` header is `localhost` or a loopback address, with or without a port.
+fn is_this_machine(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    !host.contains('@')
+        && (bare.eq_ignore_ascii_case("localhost")
+            || bare
+                .parse::<IpAddr>()
+                .is_ok_and(|ip| ip.to_canonical().is_loopback()))
 }
 
 /// What is asked for; the body goes before the query.
@@ -98,6 +137,35 @@ fn json_answer(status: StatusCode, body: &Value) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_taken_for_it() {
+        for host in [
+            "localhost",
+            "LOCALHOST:8081",
+            "127.0.0.1",
+            "127.1.2.3:8081",
+            "[::1]:8081",
+            "[::ffff:127.0.0.1]:8081",
+        ] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "example.com@127.0.0.1",
+            "127.0.0.1@example.com",
+            "10.0.0.7:8081",
+            "0.0.0.0",
+            "[::]:8081",
+            "127.0.0.1:8081/x",
+            "localhost localhost",
+        ] {
+            assert!(!is_this_machine(host), "{host}");
+        }
+    }
 
     #[test]
     fn a_wish_is_read_from_query_and_body() {

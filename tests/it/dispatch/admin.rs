@@ -93,7 +93,7 @@ impl Server {
 
     async fn put(&self, path: &str, body: &str) -> (u16, Value) {
         self.ask(&format!(
-            "PUT {path} HTTP/1.1\r\nhost: probe\r\ncontent-length: {}\r\n\r\n{body}",
+            "PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         ))
         .await
@@ -289,21 +289,207 @@ async fn the_log_level_is_changed_for_a_while_by_query_or_body() {
 #[tokio::test]
 async fn the_log_level_is_not_changed_over_the_network() {
     let mut server = Server::start().await;
-    // The address of this machine that others see; nothing is sent to find it out.
-    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-    let outside = probe
-        .connect("192.0.2.1:9")
-        .and_then(|()| probe.local_addr());
-    let Some(outside) = outside.ok().filter(|address| !address.ip().is_loopback()) else {
+    let Some(address) = outside() else {
         crate::daemon::skipped("this machine has no address but the loopback one");
         return;
     };
-    server.address.set_ip(outside.ip());
+    server.address.set_ip(address);
     let (code, answer) = server.put("/log-level?level=debug", "").await;
     assert_eq!(code, 403);
     assert!(answer["error"].as_str().unwrap().contains("kubectl exec"));
     let (code, shown) = server.get("/log-level").await;
     assert_eq!((code, &shown["level"]), (200, &json!("info")));
+}
+
+/// The address of this machine that others see; nothing is sent to find it out.
+fn outside() -> Option<std::net::IpAddr> {
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let address = probe
+        .connect("192.0.2.1:9")
+        .and_then(|()| probe.local_addr());
+    let address = address.ok().map(|address| address.ip());
+    address.filter(|address| !address.is_loopback())
+}
+
+const PATHS: [&str; 11] = [
+    "/livez",
+    "/live",
+    "/readyz",
+    "/ready",
+    "/startupz",
+    "/health",
+    "/metrics",
+    "/log-level",
+    "/",
+    "/debug",
+    "/log-level/",
+];
+const METHODS: [&str; 10] = [
+    "GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND",
+];
+
+#[tokio::test]
+async fn nothing_changes_anything_but_a_put_of_the_log_level_from_this_machine() {
+    let mut server = Server::start().await;
+    let mut places = vec![(server.address.ip(), true)];
+    match outside() {
+        Some(address) => places.push((address, false)),
+        None => crate::daemon::skipped("this machine has no address but the loopback one"),
+    }
+    let forged =
+        "x-forwarded-for: 127.0.0.1\r\nforwarded: for=127.0.0.1\r\nx-real-ip: 127.0.0.1\r\n";
+    for (place, is_here) in places {
+        server.address.set_ip(place);
+        for path in PATHS {
+            for method in METHODS {
+                let target = match method {
+                    "CONNECT" => "example.com:443".to_owned(),
+                    _ => format!("{path}?level=debug"),
+                };
+                let answer = server
+                    .send(&format!(
+                        "{method} {target} HTTP/1.1\r\nhost: localhost\r\n{forged}content-length: 0\r\n\r\n"
+                    ))
+                    .await;
+                let status: u16 = answer[9..12].parse().unwrap();
+                let known = !["/", "/debug", "/log-level/"].contains(&path);
+                let expected: &[u16] = match (method, path) {
+                    // No path at all, so no route.
+                    ("CONNECT", _) => &[404, 405],
+                    _ if !known => &[404],
+                    ("GET" | "HEAD", "/readyz" | "/ready" | "/startupz") => &[503],
+                    ("GET" | "HEAD", _) => &[200],
+                    ("PUT", "/log-level") if is_here => &[200],
+                    ("PUT", "/log-level") => &[403],
+                    _ => &[405],
+                };
+                let request = format!("{method} {path} from {place}");
+                assert!(expected.contains(&status), "{request}: {answer}");
+                server.address.set_ip([127, 0, 0, 1].into());
+                let level = server.get("/log-level").await.1["level"].clone();
+                let changed = method == "PUT" && path == "/log-level" && is_here;
+                assert_eq!(level, if changed { "debug" } else { "info" }, "{request}");
+                if changed {
+                    server.put("/log-level?level=info", "").await;
+                }
+                server.address.set_ip(place);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_in_a_browser_on_this_machine_changes_nothing() {
+    let server = Server::start().await;
+    for (headers, expected) in [
+        ("host: 127.0.0.1:8081", 200),
+        ("host: [::1]:8081", 200),
+        ("host: localhost", 200),
+        ("host: rebound.example.com:8081", 403),
+        ("host: 127.0.0.1.nip.example", 403),
+        ("host: localhost@example.com", 403),
+        ("host: localhost\r\norigin: http://localhost:8081", 403),
+        ("host: localhost\r\norigin: null", 403),
+        ("host: localhost\r\nsec-fetch-site: same-origin", 403),
+        ("host: localhost\r\nhost: localhost", 403),
+    ] {
+        let (code, answer) = server
+            .ask(&format!(
+                "PUT /log-level?level=warn HTTP/1.1\r\n{headers}\r\ncontent-length: 0\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(code, expected, "{headers}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn one_address_cannot_keep_the_others_out() {
+    let server = Server::start().await;
+    // Each of these holds its place for as long as a client may take to send a request.
+    let mut idle = Vec::new();
+    for _ in 0..80 {
+        idle.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    // The first 16 are waited for; the rest hear at once that there is no place.
+    let mut byte = [0];
+    for late in &mut idle[16..] {
+        let read = timeout(PATIENCE, late.read(&mut byte)).await.unwrap();
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    if let Some(address) = outside() {
+        // Another address gets its answer beside them.
+        let mut stream = TcpStream::connect((address, server.address.port()))
+            .await
+            .unwrap();
+        stream
+            .write_all(b"GET /livez HTTP/1.1\r\nhost: probe\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    drop(idle);
+    // The places are free again, as soon as the server has seen that they are.
+    let again = async {
+        loop {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            let sent = stream
+                .write_all(b"GET /livez HTTP/1.1\r\nhost: probe\r\n\r\n")
+                .await;
+            let mut answer = String::new();
+            let read = stream.read_to_string(&mut answer).await;
+            if sent.is_ok() && read.is_ok() && answer.starts_with("HTTP/1.1 200 ") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_drips_in_or_has_a_huge_head_is_ended() {
+    let server = Server::start().await;
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    let begun = std::time::Instant::now();
+    let mut ended = None;
+    // One letter a second would last for ever.
+    for letter in b"GET /livez HTTP/1.1\r\nx-drip: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" {
+        if slow.write_all(&[*letter]).await.is_err() {
+            ended = Some(begun.elapsed());
+            break;
+        }
+        let mut byte = [0; 512];
+        let read = timeout(Duration::from_secs(1), slow.read(&mut byte)).await;
+        if matches!(read, Ok(Ok(0) | Err(_))) {
+            ended = Some(begun.elapsed());
+            break;
+        }
+    }
+    let ended = ended.expect("a slow request is ended");
+    assert!(ended < Duration::from_secs(15), "{ended:?}");
+    let huge = format!(
+        "GET /livez HTTP/1.1\r\nhost: probe\r\nx-huge: {}\r\n\r\n",
+        "a".repeat(1024 * 1024)
+    );
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // The server may hang up in the middle.
+    drop(stream.write_all(huge.as_bytes()).await);
+    let mut answer = Vec::new();
+    drop(
+        timeout(PATIENCE, stream.read_to_end(&mut answer))
+            .await
+            .unwrap(),
+    );
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    assert_eq!(server.status("/livez").await, (200, "alive".to_owned()));
 }
 
 #[tokio::test]
