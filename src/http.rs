@@ -8,6 +8,7 @@ use std::{error::Error as StdError, io, net::IpAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{Certificate, Response, redirect};
+use rustls::CertificateError;
 use url::{Host, Url};
 
 pub mod limiter;
@@ -209,7 +210,7 @@ impl Failure {
     pub fn of(error: &reqwest::Error) -> Self {
         // In this order: what fails while connecting was surely never sent.
         if error.is_connect() {
-            if has_tls_error(error) {
+            if tls_error(error).is_some() {
                 Self::Tls
             } else {
                 Self::Connect
@@ -235,11 +236,39 @@ impl Failure {
     }
 }
 
-fn has_tls_error(error: &reqwest::Error) -> bool {
+/// A TLS connection that did not come about, with what a person can do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", tls_advice(.0))]
+pub struct TlsFailure(#[source] pub reqwest::Error);
+
+/// What a person can do about a peer whose TLS is not acceptable.
+fn tls_advice(error: &reqwest::Error) -> &'static str {
+    let Some(rustls::Error::InvalidCertificate(problem)) = tls_error(error) else {
+        return "something between here and the host breaks TLS, or does not know TLS 1.2: check the proxy and the firewall";
+    };
+    match problem {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            "set the clock of this machine if it is wrong; if it is right, the certificate has to be renewed"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "something else than the host that was meant answers: check the address and the proxy"
+        }
+        // A bad signature is what another authority of the same name looks like.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "if a proxy inspects TLS here, give the certificate of its CA with --ca-file (BATON_CA_FILE)"
+        }
+        _ => "ask whoever runs the proxy or the server why its certificate is not valid",
+    }
+}
+
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut next: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(current) = next {
-        if current.is::<rustls::Error>() {
-            return true;
+        if let Some(found) = current.downcast_ref() {
+            return Some(found);
         }
         // An `io::Error` hides the error that it wraps from `source`.
         next = match current
@@ -250,7 +279,7 @@ fn has_tls_error(error: &reqwest::Error) -> bool {
             None => current.source(),
         };
     }
-    false
+    None
 }
 
 #[cfg(test)]

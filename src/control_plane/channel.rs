@@ -123,7 +123,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// TLS failed.
-    #[error("TLS with {host} failed")]
+    #[error("TLS with {host} failed; {}", tls_advice(.source))]
     Tls {
         /// The host.
         host: String,
@@ -174,29 +174,7 @@ impl ConnectError {
             Self::UnknownIssuer { .. } => {
                 "if a proxy inspects TLS here, give the certificate of its authority with --ca-file (BATON_CA_FILE)"
             }
-            Self::Tls { source, .. } => match certificate_problem(source) {
-                Some(
-                    CertificateError::Expired
-                    | CertificateError::ExpiredContext { .. }
-                    | CertificateError::NotValidYet
-                    | CertificateError::NotValidYetContext { .. },
-                ) => {
-                    "set the clock of this machine if it is wrong; if it is right, the certificate has to be renewed"
-                }
-                Some(
-                    CertificateError::NotValidForName
-                    | CertificateError::NotValidForNameContext { .. },
-                ) => {
-                    "something else than ConductorOne answers: check the host of the client id, BATON_C1_API_HOST and the \
-                     proxy"
-                }
-                Some(_) => {
-                    "ask whoever runs the proxy or the server why its certificate is not valid"
-                }
-                None => {
-                    "something between here and the host breaks TLS: check the proxy and the firewall"
-                }
-            },
+            Self::Tls { source, .. } => tls_advice(source),
             Self::TlsTimeout { .. } => {
                 "something between here and the host swallows TLS: check the proxy and the firewall"
             }
@@ -205,6 +183,27 @@ impl ConnectError {
                 "let the proxy pass HTTP/2, or except the host from its TLS inspection"
             }
         }
+    }
+}
+
+/// What a person can do about a failed TLS handshake.
+fn tls_advice(error: &io::Error) -> &'static str {
+    match certificate_problem(error) {
+        Some(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => {
+            "set the clock of this machine if it is wrong; if it is right, the certificate has to be renewed"
+        }
+        Some(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => {
+            "something else than ConductorOne answers: check the host of the client id, BATON_C1_API_HOST and the proxy"
+        }
+        Some(_) => "ask whoever runs the proxy or the server why its certificate is not valid",
+        None => "something between here and the host breaks TLS: check the proxy and the firewall",
     }
 }
 

@@ -684,7 +684,10 @@ fn transport(method: &'static str, endpoint: &'static str, error: reqwest::Error
             method,
             endpoint,
             kind: failure.as_str(),
-            source: Box::new(error.without_url()),
+            source: match failure {
+                Failure::Tls => Box::new(http::TlsFailure(error.without_url())),
+                _ => Box::new(error.without_url()),
+            },
         },
         // A certificate that is not trusted now is not trusted a second later.
         next: match failure {
