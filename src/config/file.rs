@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::{
     Problem,
@@ -56,7 +57,8 @@ pub(super) fn load(
     };
     let subject = format!("config file {}", path.display());
     let content = match source.read(&path, LIMIT) {
-        Ok(content) => content,
+        // It may hold credentials; what the reader of YAML makes of them is not wiped.
+        Ok(content) => Zeroizing::new(content),
         Err(error) => {
             problems.push(Problem::new(
                 &subject,

@@ -218,6 +218,16 @@ mod tests {
 
     const PATH: &str = "/run/secrets/key";
 
+    /// Compiles only for what is overwritten with zeros when it is dropped.
+    fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+
+    #[test]
+    fn a_credential_is_wiped_when_it_is_dropped() {
+        let secret =
+            Secret::from_value("api-key", "SECRETSEED".to_owned(), "test".to_owned()).unwrap();
+        is_wiped(secret.value());
+    }
+
     #[test]
     fn line_ends_after_a_secret_are_cut_off() {
         for content in [

@@ -15,7 +15,6 @@ use std::{
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable as _};
-use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, Method, Request, StatusCode, Uri,
     header::{ACCEPT, CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT},
@@ -28,6 +27,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tonic::metadata::{Ascii, MetadataValue};
 use url::form_urlencoded;
+use zeroize::Zeroizing;
 
 use super::{
     channel::{Connector, SetupError},
@@ -45,6 +45,8 @@ const PATH: &str = "/auth/v1/token";
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Most that is read of a response.
 const MAX_BODY: usize = 64 * 1024;
+/// Larger than usual answers.
+const USUAL_BODY: usize = 8 * 1024;
 /// Most characters of the server's own words that an error repeats.
 const MAX_WORDS: usize = 200;
 /// A token is not used when it has less than this left; the SDK has the same limit.
@@ -469,6 +471,7 @@ impl HttpTokenEndpoint {
             id.host().audience(),
             self.clock.now(),
         )
+        .map(Zeroizing::new)
         .map_err(TokenError::Assertion)?;
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("client_id", id.as_str())
@@ -523,8 +526,9 @@ impl TokenEndpoint for HttpTokenEndpoint {
     }
 }
 
-async fn read(mut body: Incoming) -> Result<Bytes, TokenError> {
-    let mut bytes = BytesMut::new();
+/// Reads an answer, which may hold a token, into memory that is wiped; most fit without being moved.
+async fn read(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(USUAL_BODY));
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| TokenError::Unreachable(SharedError::new(error)))?;
         if let Some(data) = frame.data_ref() {
@@ -536,7 +540,7 @@ async fn read(mut body: Incoming) -> Result<Bytes, TokenError> {
             bytes.extend_from_slice(data);
         }
     }
-    Ok(bytes.freeze())
+    Ok(bytes)
 }
 
 #[derive(Deserialize)]
@@ -552,7 +556,7 @@ fn grant(body: &[u8]) -> Result<Grant, TokenError> {
         return Err(bad("it is not a JSON object"));
     };
     let token = match success.access_token {
-        Some(Value::String(token)) if !token.is_empty() => token,
+        Some(Value::String(token)) if !token.is_empty() => Zeroizing::new(token),
         Some(Value::String(_)) => return Err(bad("access_token is empty")),
         Some(_) => return Err(bad("access_token is not a string")),
         None => return Err(bad("access_token is missing")),
@@ -567,7 +571,9 @@ fn grant(body: &[u8]) -> Result<Grant, TokenError> {
         },
         Some(_) => return Err(bad("token_type is not a string")),
     };
-    let Ok(mut header) = MetadataValue::try_from(format!("{kind} {token}")) else {
+    let text = Zeroizing::new(format!("{kind} {}", token.as_str()));
+    // The header has a copy of its own, which its library does not wipe; it lives as long as the token is used.
+    let Ok(mut header) = MetadataValue::try_from(text.as_str()) else {
         return Err(bad("it holds characters that a header cannot carry"));
     };
     header.set_sensitive(true);

@@ -259,6 +259,17 @@ mod tests {
         "d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
         "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
+    /// Compiles only for what is overwritten with zeros when it is dropped.
+    fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+
+    #[test]
+    fn every_form_of_the_private_key_is_wiped_when_it_is_dropped() {
+        let key = Ed25519Jwk::from_json(RFC_8037.as_bytes()).unwrap();
+        is_wiped(&key.seed);
+        is_wiped(&key.scalar());
+        is_wiped(&key.pkcs8());
+    }
+
     #[test]
     fn the_key_of_rfc_8037_has_the_thumbprint_of_rfc_8037() {
         let key = Ed25519Jwk::from_json(RFC_8037.as_bytes()).unwrap();

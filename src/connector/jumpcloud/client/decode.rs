@@ -5,6 +5,7 @@
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, error::Category};
+use zeroize::Zeroizing;
 
 /// The most characters of JumpCloud's words that an error repeats.
 pub(super) const MAX_MESSAGE_CHARS: usize = 300;
@@ -206,15 +207,14 @@ pub(super) fn passwords(request: &[u8]) -> Vec<SecretString> {
 fn collect_passwords(value: Value, secret: bool, found: &mut Vec<SecretString>) {
     match value {
         Value::String(text) if secret => {
-            let escaped = Value::String(text).to_string();
+            let text = Zeroizing::new(text);
+            let escaped = Zeroizing::new(serde_json::to_string(text.as_str()).unwrap_or_default());
             let inner = escaped
                 .strip_prefix('"')
                 .and_then(|text| text.strip_suffix('"'));
             found.extend(inner.map(SecretString::from));
-            if let Ok(text) = serde_json::from_str::<String>(&escaped)
-                && inner != Some(text.as_str())
-            {
-                found.push(text.into());
+            if inner != Some(text.as_str()) {
+                found.push(text.as_str().into());
             }
         }
         Value::Array(items) => {
