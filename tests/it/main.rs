@@ -36,6 +36,7 @@ mod provisioning_crash;
 mod recovery;
 mod rotation;
 mod secrets;
+mod security_doc;
 mod shrink;
 mod sim_conductorone;
 mod traces;
