@@ -56,7 +56,7 @@ use crate::{
 };
 
 pub mod health;
-mod log_level;
+pub(crate) mod log_level;
 
 use self::health::{ConnectorCheck, Health};
 

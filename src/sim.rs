@@ -3,6 +3,8 @@
 pub mod conductorone;
 pub mod crash;
 pub mod demo;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inject;
 pub mod jumpcloud;
 mod network;

@@ -93,7 +93,7 @@ fn is_this_machine(host: &str) -> bool {
 }
 
 /// What is asked for; the body goes before the query.
-fn wish(query: &[u8], body: &[u8]) -> Result<(Level, Duration), &'static str> {
+pub(crate) fn wish(query: &[u8], body: &[u8]) -> Result<(Level, Duration), &'static str> {
     let (mut level, mut lasts) = (None, level::DEFAULT);
     for (name, value) in form_urlencoded::parse(query).chain(form_urlencoded::parse(body)) {
         match &*name {

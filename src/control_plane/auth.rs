@@ -550,7 +550,7 @@ struct Success {
     expires_in: Option<Value>,
 }
 
-fn grant(body: &[u8]) -> Result<Grant, TokenError> {
+pub(crate) fn grant(body: &[u8]) -> Result<Grant, TokenError> {
     let bad = |problem| TokenError::BadAnswer { problem };
     let Ok(success) = serde_json::from_slice::<Success>(body) else {
         return Err(bad("it is not a JSON object"));
@@ -596,7 +596,7 @@ fn seconds(value: &Value) -> Option<Duration> {
     Duration::try_from_secs_f64(number.clamp(0.0, MAX_LIFE.as_secs_f64())).ok()
 }
 
-fn refusal(
+pub(crate) fn refusal(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],

@@ -610,7 +610,7 @@ fn capped(mut annotations: Vec<Any>, operation: &'static str) -> Vec<Any> {
 }
 
 /// A duration of the wire; anything below zero is zero, and nothing is too large.
-fn duration(wire: &ProtoDuration) -> Duration {
+pub(crate) fn duration(wire: &ProtoDuration) -> Duration {
     const NANOS: i128 = 1_000_000_000;
     let total = i128::from(wire.seconds) * NANOS + i128::from(wire.nanos);
     if total <= 0 {
@@ -643,7 +643,7 @@ fn is_unauthenticated(error: &Error) -> bool {
 }
 
 /// What a status means. One that carries a cause was made on this side of the wire.
-fn failure(operation: &'static str, limit: Duration, status: Status) -> Error {
+pub(crate) fn failure(operation: &'static str, limit: Duration, status: Status) -> Error {
     if find::<TimeoutExpired>(&status).is_some() {
         return Error::Deadline {
             operation,

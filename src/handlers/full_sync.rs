@@ -276,7 +276,7 @@ fn passes(error: &Error) -> bool {
 }
 
 /// What the engine is asked to do for a task.
-fn request(
+pub(crate) fn request(
     options: &SyncFullTask,
     local: &LocalOptions,
     task_id: &str,

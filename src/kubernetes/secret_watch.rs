@@ -255,7 +255,7 @@ impl Reader {
 }
 
 /// The credentials in a Secret; an error names the keys and what is wrong, and holds nothing of the content.
-fn delivered(secret: &Secret, keys: &SecretKeys) -> Result<Texts, String> {
+pub(crate) fn delivered(secret: &Secret, keys: &SecretKeys) -> Result<Texts, String> {
     let mut found = BTreeMap::new();
     let mut problems = Vec::new();
     for (setting, key) in keys.iter() {

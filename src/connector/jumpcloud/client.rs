@@ -39,7 +39,7 @@ use crate::{
 };
 
 mod credential;
-mod decode;
+pub(crate) mod decode;
 mod exchange;
 mod paging;
 mod region;

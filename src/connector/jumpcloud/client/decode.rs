@@ -15,11 +15,11 @@ const MIN_SECRET_BYTES: usize = 4;
 
 /// What is wrong with a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// The path of the field, `.` for the whole.
-    pub(super) field: String,
+    pub(crate) field: String,
     /// What is wrong, without the value.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// Whether the text is not JSON at all (cut off, HTML, empty), which a second attempt may mend.
     pub(super) garbled: bool,
 }
@@ -37,17 +37,17 @@ impl Problem {
 /// A list body with its total beside it.
 #[derive(Debug, Deserialize)]
 #[serde(bound = "T: DeserializeOwned")]
-pub(super) struct Wrapped<T> {
+pub(crate) struct Wrapped<T> {
     /// Must be there, so that a foreign document is never taken for an empty list; `null` is an empty list.
     #[serde(deserialize_with = "null_as_empty")]
-    pub(super) results: Vec<T>,
+    pub(crate) results: Vec<T>,
     #[serde(default, rename = "totalCount")]
     total_count: Value,
 }
 
 impl<T> Wrapped<T> {
     /// The total, where it is a count or the text of one.
-    pub(super) fn total(&self) -> Option<u64> {
+    pub(crate) fn total(&self) -> Option<u64> {
         match &self.total_count {
             Value::String(text) => text.trim().parse().ok(),
             value => value.as_u64(),
@@ -64,7 +64,7 @@ where
 }
 
 /// Decodes the answer to a write; JumpCloud answers many of them with nothing at all, which counts as `null`.
-pub(super) fn json_or_nothing<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(crate) fn json_or_nothing<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return decoded(b"null");
     }
@@ -73,7 +73,7 @@ pub(super) fn json_or_nothing<T: DeserializeOwned>(body: &[u8]) -> Result<T, Pro
 
 /// Decodes a whole body. Texts that are no Unicode cost no answer: their odd parts become U+FFFD, as other readers of JSON
 /// have it, since such names do occur in directories and their owners cannot help it.
-pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem {
             garbled: true,
@@ -196,7 +196,7 @@ fn looks_like_html(body: &[u8]) -> bool {
 
 /// The values in the body of a request that JumpCloud's words may repeat but an error may not: those of fields whose name
 /// speaks of a password or a secret, at any depth, as they are and as JSON writes them.
-pub(super) fn passwords(request: &[u8]) -> Vec<SecretString> {
+pub(crate) fn passwords(request: &[u8]) -> Vec<SecretString> {
     let mut found = Vec::new();
     if let Ok(value) = serde_json::from_slice::<Value>(request) {
         collect_passwords(value, false, &mut found);
@@ -236,7 +236,7 @@ fn collect_passwords(value: Value, secret: bool, found: &mut Vec<SecretString>) 
 /// JumpCloud's own words in the body of an error; empty when there are none.
 ///
 /// Reads the bodies of v1, v2 and OAuth, and copes with HTML, plain text and nothing. `secrets` never come through.
-pub(super) fn message(body: &[u8], secrets: &[&str]) -> String {
+pub(crate) fn message(body: &[u8], secrets: &[&str]) -> String {
     if looks_like_html(body) {
         let text = String::from_utf8_lossy(body);
         let title = text
