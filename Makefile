@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests clean
+.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests fuzz fuzz-build fuzz-smoke fuzz-corpus clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -132,6 +132,26 @@ chart: $(CHART_VENV)/ready ## Check the Helm chart and the manifests, without a 
 manifests: $(CHART_VENV)/ready ## Render deploy/, and what else is made from the chart
 	$(CHART_VENV)/bin/python tests/chart/manifests.py
 	$(CHART_VENV)/bin/python tests/chart/tools.py docs
+
+CARGO_FUZZ_VERSION := 0.13.2
+FUZZ_TARGETS := answers c1z_database c1z_envelope config_file credentials encryption jumpcloud_json jumpcloud_sync page_token task
+# Without a sanitizer the stable compiler is enough; what is looked for are panics, hangs, memory and broken properties.
+FUZZ := $(CARGO) fuzz
+FUZZ_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target)/fuzz)
+SECONDS ?= 600
+
+fuzz: fuzz-build ## Let libFuzzer look for input that breaks a property (TARGET=name for one target, SECONDS=600 each)
+	tests/fuzz.sh $(FUZZ_TARGET_DIR) $(SECONDS) $(or $(TARGET),$(FUZZ_TARGETS))
+
+fuzz-build: ## Build the libFuzzer targets (installs cargo-fuzz once)
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --debug --version $(CARGO_FUZZ_VERSION)
+	CARGO_TARGET_DIR=$(FUZZ_TARGET_DIR) $(FUZZ) build --sanitizer none
+
+fuzz-smoke: ## Run every fuzz target over its corpus and fixed changes of it, without libFuzzer
+	$(CARGO) test --locked $(FEATURES) --test it fuzz:: -- --nocapture
+
+fuzz-corpus: ## Write the part of the fuzz corpus that is made from real encodings
+	$(CARGO) test --locked $(FEATURES) --test it write_the_corpus -- --ignored
 
 clean: ## Remove what the build made
 	$(CARGO) clean

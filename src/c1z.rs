@@ -88,6 +88,20 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The decoded database is so much larger than the file that it was made to be.
+    #[error(
+        "the file of {packed} bytes becomes more than 500 times as large, which no sync file does; it is not read further"
+    )]
+    Bomb {
+        /// The size of the file in bytes.
+        packed: u64,
+    },
+    /// The work folder has no room for the decoded database.
+    #[error("the decoded database is larger than the {room} bytes that are free in the work folder")]
+    NoRoom {
+        /// What was free, without a reserve for others.
+        room: u64,
+    },
     /// What was decoded is not a SQLite database.
     #[error("the content of the file is not a SQLite database")]
     NotDatabase,
@@ -96,6 +110,20 @@ pub enum Error {
     MissingTable {
         /// Its name.
         table: &'static str,
+    },
+    /// A table of the format is a view, is computed, or has no row numbers.
+    #[error("table {table} of the database is not an ordinary one with the column id as its row number")]
+    OddTable {
+        /// Its name.
+        table: &'static str,
+    },
+    /// There is more of something than any sync has.
+    #[error("the database has more than {limit} {what}; it is not read further")]
+    TooMany {
+        /// What there is too much of, in the plural.
+        what: &'static str,
+        /// The most that is read.
+        limit: usize,
     },
     /// A column holds what the format does not allow.
     #[error("row {row} of {table}: column {column} cannot be read")]
@@ -164,6 +192,7 @@ impl Classify for Error {
             | Self::Database {
                 transient: true, ..
             }
+            | Self::NoRoom { .. }
             | Self::Stopped => Class::Retryable,
             Self::NoFinishedSync => Class::NotFound,
             Self::Database { .. }
@@ -171,9 +200,12 @@ impl Classify for Error {
             | Self::FormatV3
             | Self::Frame { .. }
             | Self::TooLarge { .. }
+            | Self::Bomb { .. }
             | Self::NotDatabase
             | Self::Unusable { .. }
             | Self::MissingTable { .. }
+            | Self::OddTable { .. }
+            | Self::TooMany { .. }
             | Self::Column { .. }
             | Self::Blob { .. } => Class::Permanent,
         }
@@ -185,12 +217,15 @@ impl Classify for Error {
             Self::Io { .. } | Self::Database { .. } | Self::Stopped => Code::Internal,
             Self::NoFinishedSync => Code::NotFound,
             Self::FormatV3 => Code::Unimplemented,
-            Self::TooLarge { .. } => Code::ResourceExhausted,
+            Self::TooLarge { .. } | Self::Bomb { .. } | Self::NoRoom { .. } | Self::TooMany { .. } => {
+                Code::ResourceExhausted
+            }
             Self::Magic { .. } => Code::InvalidArgument,
             Self::Frame { .. }
             | Self::NotDatabase
             | Self::Unusable { .. }
             | Self::MissingTable { .. }
+            | Self::OddTable { .. }
             | Self::Column { .. }
             | Self::Blob { .. } => Code::DataLoss,
         }

@@ -24,6 +24,12 @@ const MAX_WINDOW_LOG: u32 = 27;
 const CHUNK: usize = 128 * 1024;
 /// The longest zstd frame header.
 const FRAME_HEADER: usize = 18;
+/// A file may become so many times as large. Sync files become 5 to 60 times as large; zstd can make it 30,000 times.
+const MAX_RATIO: u64 = 500;
+/// What a file may become however small it is.
+const ANY_SIZE: u64 = 64 << 20;
+/// What stays free in the work folder for others.
+const RESERVE: u64 = 16 << 20;
 
 /// What a reader accepts at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,6 +183,8 @@ pub(super) fn unseal(path: &Path, database: &mut File, limits: Limits) -> Result
             declared: Some(declared),
         });
     }
+    let packed = file.metadata().map_err(read())?.len();
+    let room = free(database).saturating_sub(RESERVE);
     let frame = |source| Error::Frame { source };
     let input = header.as_slice().chain(file);
     let mut decoder = zstd::stream::read::Decoder::new(input).map_err(frame)?;
@@ -189,18 +197,36 @@ pub(super) fn unseal(path: &Path, database: &mut File, limits: Limits) -> Result
             break;
         };
         size += chunk.len() as u64;
-        if size > limits.decoded_bytes {
-            return Err(Error::TooLarge {
-                limit: limits.decoded_bytes,
-                declared: None,
-            });
-        }
+        check_size(size, packed, room, limits)?;
         database
             .write_all(chunk)
             .map_err(Error::io("decode into the work folder", path))?;
     }
     check_header(path, database)?;
     Ok(size)
+}
+
+/// Whether so much may be decoded from a file of `packed` bytes into a folder with this room.
+fn check_size(size: u64, packed: u64, room: u64, limits: Limits) -> Result<(), Error> {
+    if size > limits.decoded_bytes {
+        Err(Error::TooLarge {
+            limit: limits.decoded_bytes,
+            declared: None,
+        })
+    } else if size > packed.saturating_mul(MAX_RATIO).max(ANY_SIZE) {
+        Err(Error::Bomb { packed })
+    } else if size > room {
+        Err(Error::NoRoom { room })
+    } else {
+        Ok(())
+    }
+}
+
+/// What the file system of this file has room for; one that does not say counts as without limit.
+fn free(file: &File) -> u64 {
+    rustix::fs::fstatvfs(file).map_or(u64::MAX, |system| {
+        system.f_bavail.saturating_mul(system.f_frsize)
+    })
 }
 
 /// Refuses what is not a database, and takes a packed database out of write-ahead mode: it has no log beside it.
@@ -228,4 +254,29 @@ fn hexadecimal(bytes: &[u8]) -> String {
     }
     let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     bytes.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_does_not_fit_the_work_folder_is_refused() {
+        let check = |size, packed, room| check_size(size, packed, room, Limits::default());
+        assert!(check(1000, 100, 1000).is_ok());
+        assert!(matches!(check(1001, 100, 1000), Err(Error::NoRoom { room: 1000 })));
+        assert!(check(ANY_SIZE, 1, u64::MAX).is_ok());
+        assert!(matches!(check(ANY_SIZE + 1, 1, u64::MAX), Err(Error::Bomb { packed: 1 })));
+        assert!(check(1 << 30, 1 << 24, u64::MAX).is_ok());
+        assert!(matches!(
+            check((10 << 30) + 1, 1 << 30, u64::MAX),
+            Err(Error::TooLarge { declared: None, .. })
+        ));
+    }
+
+    #[test]
+    fn the_folder_for_temporary_files_has_room_and_says_so() {
+        let file = tempfile::tempfile().unwrap();
+        assert!((1..u64::MAX).contains(&free(&file)));
+    }
 }

@@ -1,5 +1,8 @@
 //! Reading a v1 file, written by us or by anyone.
 //!
+//! The file may come from anybody, so SQLite is told to trust nothing in it, and only ordinary tables are read: no views,
+//! no triggers, no computed columns. With the row number as the key of each page, the work follows the size of the file.
+//!
 //! The database is decoded into a nameless file of the work folder. Everything here blocks; asynchronous callers use
 //! `spawn_blocking`.
 
@@ -7,7 +10,9 @@ use std::{collections::VecDeque, fmt, path::Path};
 
 use jiff::Timestamp;
 use prost::Message;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, types::Value};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, config::DbConfig, limits::Limit, params, types::Value,
+};
 
 use super::{
     Counts, Error, Limits, envelope,
@@ -20,8 +25,15 @@ use crate::{
     proto::{self, connector as v2},
 };
 
-/// Rows fetched at once by a listing.
+/// Rows fetched at once by a listing, and after how many bytes of them the page ends.
 const PAGE: usize = 500;
+const PAGE_BYTES: usize = 16 << 20;
+/// The longest value of a row, in bytes, and the longest statement of the schema.
+const MAX_VALUE: i32 = 32 << 20;
+const MAX_SCHEMA_TEXT: i32 = 64 << 10;
+/// The most syncs of a file, and the most kinds of rows that are counted.
+const MAX_SYNCS: usize = 10_000;
+const MAX_KINDS: usize = 100_000;
 
 /// An open file.
 pub struct Reader {
@@ -127,11 +139,7 @@ impl Reader {
             },
             OpenFlags::SQLITE_OPEN_READ_ONLY,
         )?;
-        connection
-            .execute_batch(
-                "pragma cache_size = -4096; pragma trusted_schema = off; pragma temp_store = file;",
-            )
-            .map_err(Error::database("be set up"))?;
+        harden(&connection).map_err(Error::database("be set up"))?;
         for table in REQUIRED {
             let exists = connection
                 .query_row(
@@ -143,6 +151,9 @@ impl Reader {
                 .map_err(Error::database("list its tables"))?;
             if exists.is_none() {
                 return Err(Error::MissingTable { table });
+            }
+            if !is_ordinary(&connection, table).map_err(Error::database("list its columns"))? {
+                return Err(Error::OddTable { table });
             }
         }
         Ok(Self {
@@ -170,6 +181,12 @@ impl Reader {
         let mut rows = select.query([]).map_err(read())?;
         let mut syncs = Vec::new();
         while let Some(row) = rows.next().map_err(read())? {
+            if syncs.len() == MAX_SYNCS {
+                return Err(Error::TooMany {
+                    what: "syncs",
+                    limit: MAX_SYNCS,
+                });
+            }
             let started: String = row.get(3).map_err(read())?;
             let ended: Option<String> = row.get(4).map_err(read())?;
             let id: i64 = row.get(0).map_err(read())?;
@@ -213,7 +230,18 @@ impl Reader {
             let rows = select
                 .query_map([sync_id], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))
                 .map_err(read())?;
-            rows.collect::<Result<_, _>>().map_err(read())
+            let mut counts = std::collections::BTreeMap::new();
+            for row in rows {
+                let (kind, count) = row.map_err(read())?;
+                counts.insert(kind, count);
+                if counts.len() > MAX_KINDS {
+                    return Err(Error::TooMany {
+                        what: "resource types",
+                        limit: MAX_KINDS,
+                    });
+                }
+            }
+            Ok(counts)
         };
         let mut resources =
             by_type("select external_id, 0 from v1_resource_types where sync_id = ?1")?;
@@ -369,6 +397,51 @@ impl Reader {
     }
 }
 
+/// Takes from a database what it could do beside holding rows.
+fn harden(connection: &Connection) -> rusqlite::Result<()> {
+    for (setting, value) in [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+    ] {
+        connection.set_db_config(setting, value)?;
+    }
+    for (limit, value) in [
+        (Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE),
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, MAX_SCHEMA_TEXT),
+        (Limit::SQLITE_LIMIT_COLUMN, 128),
+        (Limit::SQLITE_LIMIT_EXPR_DEPTH, 50),
+        (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 2),
+        (Limit::SQLITE_LIMIT_ATTACHED, 0),
+        (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+    ] {
+        connection.set_limit(limit, value)?;
+    }
+    connection.execute_batch(
+        "pragma cell_size_check = on; pragma mmap_size = 0; pragma query_only = on;
+         pragma cache_size = -4096; pragma temp_store = file;",
+    )
+}
+
+/// Whether a table holds its rows itself, under row numbers that are called `id`. Asked of what SQLite understood, not of
+/// the list of tables, in which anything can be written.
+fn is_ordinary(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
+    let tables = connection.query_row(
+        "select count(*) from pragma_table_list where schema = 'main' and name = ?1 and type = 'table' and wr = 0",
+        [table],
+        |row| row.get::<_, i64>(0),
+    )?;
+    let (keys, computed) = connection.query_row(
+        "select count(*) filter (where name = 'id' and upper(type) = 'INTEGER' and pk = 1),
+                count(*) filter (where hidden <> 0 or pk > 1)
+         from pragma_table_xinfo(?1)",
+        [table],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+    )?;
+    Ok(tables == 1 && keys == 1 && computed == 0)
+}
+
 type ReadRow<M> = fn(&Row<'_>, i64) -> Result<M, Error>;
 
 /// A listing that fetches page after page; it ends after the first error.
@@ -402,12 +475,20 @@ impl<M> Rows<'_, M> {
                 self.parameters.iter().chain(&cursor),
             ))
             .map_err(read())?;
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         while let Some(row) = rows.next().map_err(read())? {
             let id: i64 = row.get(0).map_err(read())?;
             self.buffer.push_back((self.read)(row, id)?);
             self.after = id;
             count += 1;
+            bytes += row
+                .get_ref(1)
+                .ok()
+                .and_then(|value| value.as_blob().ok())
+                .map_or(0, <[u8]>::len);
+            if bytes > PAGE_BYTES {
+                return Ok(());
+            }
         }
         self.is_done = count < PAGE;
         Ok(())

@@ -29,6 +29,9 @@ const JWK_PRIVATE_PROVIDER: &str = "baton/jwk/v1/private";
 /// Longest age recipient that is read: a hybrid one has 1,959 characters.
 const MAX_RECIPIENT_LEN: usize = 4096;
 
+/// The most keys that one request may name; ConductorOne has a handful.
+const MAX_RECIPIENTS: usize = 64;
+
 /// A secret before encryption.
 #[derive(Debug, Clone)]
 pub struct Plaintext {
@@ -55,6 +58,12 @@ pub enum Error {
         #[source]
         source: RecipientError,
     },
+    /// There are more keys than anybody has.
+    #[error("there are {count} encryption configs; up to {MAX_RECIPIENTS} are used")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+    },
     /// The encryption itself failed.
     #[error("the secret could not be encrypted to encryption config {index}")]
     Encrypt {
@@ -70,7 +79,7 @@ impl Classify for Error {
 
     fn code(&self) -> Code {
         match self {
-            Self::Config { .. } => Code::InvalidArgument,
+            Self::Config { .. } | Self::TooMany { .. } => Code::InvalidArgument,
             Self::Encrypt { .. } => Code::Internal,
         }
     }
@@ -277,6 +286,11 @@ pub struct Recipients(Vec<Recipient>);
 impl Recipients {
     /// Reads and tries every config, before any change is made. The error names the position of the first bad one.
     pub fn try_new(configs: &[v2::EncryptionConfig]) -> Result<Self, Error> {
+        if configs.len() > MAX_RECIPIENTS {
+            return Err(Error::TooMany {
+                count: configs.len(),
+            });
+        }
         configs
             .iter()
             .enumerate()
@@ -378,6 +392,14 @@ mod tests {
             .into_iter()
             .map(|kind| RevealKey::generate(kind).unwrap())
             .collect()
+    }
+
+    #[test]
+    fn more_keys_than_anybody_has_are_refused_before_any_is_tried() {
+        let configs = vec![v2::EncryptionConfig::default(); MAX_RECIPIENTS + 1];
+        let error = Recipients::try_new(&configs).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+        assert!(error.to_string().contains("65 encryption configs"), "{error}");
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub mod guard;
 
 /// Longest id of a resource or a resource type in a task, in bytes.
 const MAX_ID: usize = 1024;
+/// Most resources that a task may ask for one by one, each of which costs a few requests, and most resource types.
+const MAX_TARGETS: usize = 10_000;
+const MAX_TYPES: usize = 256;
 
 /// What local flags say about syncs in service mode.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -318,6 +321,25 @@ fn check_ids(options: &SyncFullTask) -> Result<(), Error> {
             problem: format!("field {} {problem}", field()),
         })
     };
+    for (field, count, most) in [
+        (
+            "sync_resource_type_ids",
+            options.sync_resource_type_ids.len(),
+            MAX_TYPES,
+        ),
+        (
+            "targeted_sync_resources",
+            options.targeted_sync_resources.len(),
+            MAX_TARGETS,
+        ),
+    ] {
+        if count > most {
+            return Err(Error::Malformed {
+                kind: Kind::SyncFull,
+                problem: format!("field {field} has {count} entries; up to {most} are read"),
+            });
+        }
+    }
     for (position, id) in options.sync_resource_type_ids.iter().enumerate() {
         check(&|| format!("sync_resource_type_ids[{position}]"), id)?;
     }

@@ -39,6 +39,8 @@ pub const INLINE_WAIT: Duration = Duration::from_secs(15);
 const RUN_LIMIT: Duration = Duration::from_hours(1);
 /// How many runs are remembered.
 const MOST: usize = 1000;
+/// The longest arguments of a run, in bytes of their message: each run is kept on the disk.
+const MAX_ARGUMENTS: usize = 64 * 1024;
 const PART: &str = "actions";
 const VERSION: u32 = 1;
 
@@ -459,8 +461,15 @@ fn failed(code: Code, text: &str) -> (BatonActionStatus, Struct, Option<Code>) {
     (BatonActionStatus::Failed, response, Some(code))
 }
 
-/// Checks arguments against a schema: what is required, of which shape, and together with what. A null counts as absent.
+/// Checks arguments against a schema: their size, what is required, of which shape, and together with what. A null counts
+/// as absent.
 fn check(schema: &v2::BatonActionSchema, arguments: &Struct) -> Result<(), String> {
+    let length = arguments.encoded_len();
+    if length > MAX_ARGUMENTS {
+        return Err(format!(
+            "the arguments have {length} bytes; up to {MAX_ARGUMENTS} are read"
+        ));
+    }
     let is_given = |name: &String| {
         arguments
             .fields
@@ -705,6 +714,14 @@ mod tests {
         ] {
             assert!(Record::parse(&bad).is_none());
         }
+    }
+
+    #[test]
+    fn arguments_that_nobody_needs_are_refused() {
+        let schema = v2::BatonActionSchema::default();
+        let arguments = json!({"x": "y".repeat(MAX_ARGUMENTS)});
+        let problem = checked(&schema, arguments).unwrap_err();
+        assert!(problem.contains("up to 65536 are read"), "{problem}");
     }
 
     #[test]

@@ -739,6 +739,31 @@ async fn a_batch_larger_than_the_usual_4_mib_arrives() {
 }
 
 #[tokio::test]
+async fn a_message_beyond_16_mib_is_refused_and_the_next_one_arrives() {
+    let server = Server::start().await;
+    let mut large = task("a");
+    large.task_type = Some(TaskType::Hello(HelloTask {
+        annotations: vec![Any {
+            type_url: "x".to_owned(),
+            value: vec![7; 17 * 1024 * 1024],
+        }],
+    }));
+    for tasks in [vec![large], vec![task("b")]] {
+        let batch = baton::BatonServiceGetTasksResponse {
+            tasks,
+            ..Default::default()
+        };
+        server.script.batches.lock().unwrap().push_back(batch);
+    }
+    let client = server.client();
+    let error = soon(client.next_tasks(1, Vec::new())).await.unwrap_err();
+    let text = baton_jumpcloud::error::chain(&error);
+    assert!(text.len() < 500, "{text}");
+    let polled = soon(client.next_tasks(1, Vec::new())).await.unwrap();
+    assert_eq!(polled.tasks[0].id, "b");
+}
+
+#[tokio::test]
 async fn a_result_is_sent_as_success_or_as_error_with_a_status() {
     let server = Server::start().await;
     let client = server.client();

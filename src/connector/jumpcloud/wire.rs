@@ -707,11 +707,15 @@ impl<T: DeserializeOwned> Lenient for Option<T> {
     }
 }
 
+/// The most elements of a list inside of a row, or of rows that a search finds, that are looked at.
+const MAX_ELEMENTS: usize = 10_000;
+
 impl<T: DeserializeOwned> Lenient for Vec<T> {
     fn read(value: serde_json::Value) -> Self {
         match value {
             serde_json::Value::Array(items) => items
                 .into_iter()
+                .take(MAX_ELEMENTS)
                 .filter_map(|item| serde_json::from_value(item).ok())
                 .collect(),
             _ => Self::new(),

@@ -65,3 +65,22 @@ fn the_local_storage_engine_beats_that_of_the_task() {
         );
     }
 }
+
+#[test]
+fn a_task_that_names_more_than_any_tenant_has_is_malformed() {
+    let types = SyncFullTask {
+        sync_resource_type_ids: vec!["user".to_owned(); MAX_TYPES + 1],
+        ..SyncFullTask::default()
+    };
+    let targets = SyncFullTask {
+        targeted_sync_resources: vec![v2::Resource::default(); MAX_TARGETS + 1],
+        ..SyncFullTask::default()
+    };
+    for (options, words) in [
+        (types, "sync_resource_type_ids has 257 entries"),
+        (targets, "targeted_sync_resources has 10001 entries"),
+    ] {
+        let error = request(&options, &LocalOptions::default(), TASK).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}

@@ -11,7 +11,7 @@ use super::{TELLING, secrets::lines, tells_nothing};
 use crate::{
     admin::log_level,
     connector::jumpcloud::{
-        client::decode::{self, Problem, Wrapped},
+        client::decode::{self, Problem, Rows, Wrapped},
         wire,
     },
     control_plane::{auth, grpc},
@@ -190,8 +190,8 @@ fn rows<T: DeserializeOwned>(body: &[u8], id: impl Fn(&T) -> Option<usize>) {
         }
         Err(problem) => check_problem(&problem),
     }
-    match decode::json::<Option<Vec<T>>>(body) {
-        Ok(list) => check(list.as_deref().unwrap_or_default()),
+    match decode::json::<Option<Rows<T>>>(body) {
+        Ok(list) => check(list.as_ref().map_or(&[], |Rows(rows)| rows)),
         Err(problem) => check_problem(&problem),
     }
     match decode::json_or_nothing::<Option<T>>(body) {

@@ -623,12 +623,12 @@ fn tasks() -> Vec<(&'static str, Vec<u8>)> {
         (
             "schema",
             polled(TaskType::ActionGetSchema(task::ActionGetSchemaTask {
-                name: "disable_user".to_owned(),
+                name: "suspend_user".to_owned(),
                 ..Default::default()
             })),
         ),
-        ("disable", invoke("disable_user", vec![("user_id", text_of(USER))])),
-        ("enable", invoke("enable_user", vec![("user_id", text_of(USER))])),
+        ("disable", invoke("suspend_user", vec![("user_id", text_of(USER))])),
+        ("enable", invoke("activate_user", vec![("user_id", text_of(USER))])),
         (
             "update",
             invoke(

@@ -2,8 +2,13 @@
 //!
 //! Nothing in here repeats a value of the answer in an error: a field's path and its shape are enough to find it.
 
+use std::{fmt, marker::PhantomData};
+
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned, SeqAccess, Visitor},
+};
 use serde_json::{Value, error::Category};
 use zeroize::Zeroizing;
 
@@ -34,6 +39,43 @@ impl Problem {
     }
 }
 
+/// The most rows of one page. A hundred are asked for; an empty row of three bytes takes a kilobyte of memory.
+const MAX_PAGE_ROWS: usize = 10_000;
+
+/// The rows of one page, at most [`MAX_PAGE_ROWS`].
+#[derive(Debug)]
+pub(crate) struct Rows<T>(pub(crate) Vec<T>);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Rows<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Few<T>(PhantomData<T>);
+
+        impl<'de, T: DeserializeOwned> Visitor<'de> for Few<T> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+                let mut rows = Vec::new();
+                while let Some(row) = seq.next_element()? {
+                    if rows.len() == MAX_PAGE_ROWS {
+                        return Err(de::Error::invalid_length(
+                            MAX_PAGE_ROWS + 1,
+                            &"at most 10000 rows",
+                        ));
+                    }
+                    rows.push(row);
+                }
+                Ok(rows)
+            }
+        }
+
+        deserializer.deserialize_seq(Few(PhantomData)).map(Self)
+    }
+}
+
 /// A list body with its total beside it.
 #[derive(Debug, Deserialize)]
 #[serde(bound = "T: DeserializeOwned")]
@@ -60,7 +102,8 @@ where
     D: Deserializer<'de>,
     T: DeserializeOwned,
 {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+    let rows: Option<Rows<T>> = Option::deserialize(deserializer)?;
+    Ok(rows.map(|Rows(rows)| rows).unwrap_or_default())
 }
 
 /// Decodes the answer to a write; JumpCloud answers many of them with nothing at all, which counts as `null`.
@@ -378,6 +421,23 @@ mod tests {
             );
             assert!(!error.garbled, "{body}");
             assert!(!error.what.contains("private"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_has_at_most_ten_thousand_rows() {
+        let of = |rows: usize| format!("[{}{{}}]", "{},".repeat(rows - 1));
+        for (rows, fits) in [(MAX_PAGE_ROWS, true), (MAX_PAGE_ROWS + 1, false)] {
+            let list = json::<Option<Rows<Value>>>(of(rows).as_bytes());
+            let wrapped = json::<Wrapped<Value>>(format!(r#"{{"results":{}}}"#, of(rows)).as_bytes());
+            if fits {
+                assert_eq!(list.unwrap().unwrap().0.len(), rows);
+                assert_eq!(wrapped.unwrap().results.len(), rows);
+            } else {
+                for problem in [list.err().unwrap(), wrapped.err().unwrap()] {
+                    assert_eq!(problem.what, "invalid length 10001, expected at most 10000 rows");
+                }
+            }
         }
     }
 

@@ -39,7 +39,7 @@ use url::Url;
 
 use super::{
     Client, Convention, List, ListPage,
-    decode::{self, Problem, Wrapped},
+    decode::{self, Problem, Rows, Wrapped},
     exchange::{Answer, Call, Shared, Verb, decode_error},
 };
 use crate::connector::Error;
@@ -257,8 +257,8 @@ fn page<T: DeserializeOwned>(
             (body.results, total.or(answer.total))
         }
         Convention::Array => {
-            let rows: Option<Vec<T>> = decode::json(&answer.body)?;
-            (rows.unwrap_or_default(), answer.total)
+            let rows: Option<Rows<T>> = decode::json(&answer.body)?;
+            (rows.map(|Rows(rows)| rows).unwrap_or_default(), answer.total)
         }
     };
     let linked = has_next(answer.link.as_deref(), url)?;
