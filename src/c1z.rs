@@ -97,7 +97,9 @@ pub enum Error {
         packed: u64,
     },
     /// The work folder has no room for the decoded database.
-    #[error("the decoded database is larger than the {room} bytes that are free in the work folder")]
+    #[error(
+        "the decoded database is larger than the {room} bytes that are free in the work folder"
+    )]
     NoRoom {
         /// What was free, without a reserve for others.
         room: u64,
@@ -112,7 +114,9 @@ pub enum Error {
         table: &'static str,
     },
     /// A table of the format is a view, is computed, or has no row numbers.
-    #[error("table {table} of the database is not an ordinary one with the column id as its row number")]
+    #[error(
+        "table {table} of the database is not an ordinary one with the column id as its row number"
+    )]
     OddTable {
         /// Its name.
         table: &'static str,
@@ -217,9 +221,10 @@ impl Classify for Error {
             Self::Io { .. } | Self::Database { .. } | Self::Stopped => Code::Internal,
             Self::NoFinishedSync => Code::NotFound,
             Self::FormatV3 => Code::Unimplemented,
-            Self::TooLarge { .. } | Self::Bomb { .. } | Self::NoRoom { .. } | Self::TooMany { .. } => {
-                Code::ResourceExhausted
-            }
+            Self::TooLarge { .. }
+            | Self::Bomb { .. }
+            | Self::NoRoom { .. }
+            | Self::TooMany { .. } => Code::ResourceExhausted,
             Self::Magic { .. } => Code::InvalidArgument,
             Self::Frame { .. }
             | Self::NotDatabase

@@ -264,9 +264,15 @@ mod tests {
     fn a_database_that_does_not_fit_the_work_folder_is_refused() {
         let check = |size, packed, room| check_size(size, packed, room, Limits::default());
         assert!(check(1000, 100, 1000).is_ok());
-        assert!(matches!(check(1001, 100, 1000), Err(Error::NoRoom { room: 1000 })));
+        assert!(matches!(
+            check(1001, 100, 1000),
+            Err(Error::NoRoom { room: 1000 })
+        ));
         assert!(check(ANY_SIZE, 1, u64::MAX).is_ok());
-        assert!(matches!(check(ANY_SIZE + 1, 1, u64::MAX), Err(Error::Bomb { packed: 1 })));
+        assert!(matches!(
+            check(ANY_SIZE + 1, 1, u64::MAX),
+            Err(Error::Bomb { packed: 1 })
+        ));
         assert!(check(1 << 30, 1 << 24, u64::MAX).is_ok());
         assert!(matches!(
             check((10 << 30) + 1, 1 << 30, u64::MAX),

@@ -11,7 +11,8 @@ use std::{collections::VecDeque, fmt, path::Path};
 use jiff::Timestamp;
 use prost::Message;
 use rusqlite::{
-    Connection, OpenFlags, OptionalExtension, Row, config::DbConfig, limits::Limit, params, types::Value,
+    Connection, OpenFlags, OptionalExtension, Row, config::DbConfig, limits::Limit, params,
+    types::Value,
 };
 
 use super::{

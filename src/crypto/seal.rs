@@ -399,7 +399,10 @@ mod tests {
         let configs = vec![v2::EncryptionConfig::default(); MAX_RECIPIENTS + 1];
         let error = Recipients::try_new(&configs).unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
-        assert!(error.to_string().contains("65 encryption configs"), "{error}");
+        assert!(
+            error.to_string().contains("65 encryption configs"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -757,7 +757,7 @@ async fn a_message_beyond_16_mib_is_refused_and_the_next_one_arrives() {
     }
     let client = server.client();
     let error = soon(client.next_tasks(1, Vec::new())).await.unwrap_err();
-    let text = baton_jumpcloud::error::chain(&error);
+    let text = chain(&error);
     assert!(text.len() < 500, "{text}");
     let polled = soon(client.next_tasks(1, Vec::new())).await.unwrap();
     assert_eq!(polled.tasks[0].id, "b");

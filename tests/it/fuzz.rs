@@ -9,8 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use baton_jumpcloud::sim::fuzzing::{TARGETS, Target};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use baton_jumpcloud::sim::fuzzing::{TARGETS, Target};
 
 mod caps;
 mod seeds;

@@ -202,7 +202,10 @@ fn rows<T: DeserializeOwned>(body: &[u8], id: impl Fn(&T) -> Option<usize>) {
 
 fn check_problem(problem: &Problem) {
     for text in [&problem.field, &problem.what] {
-        assert!(text.chars().count() <= 200 && !text.contains(char::is_control), "{text}");
+        assert!(
+            text.chars().count() <= 200 && !text.contains(char::is_control),
+            "{text}"
+        );
     }
 }
 
@@ -210,7 +213,10 @@ fn check_problem(problem: &Problem) {
 fn words(body: &[u8]) {
     const SECRET: &str = "SECRETSEED-key";
     let words = decode::message(body, &[SECRET]);
-    assert!(words.chars().count() <= 300 && !words.contains(char::is_control), "{words}");
+    assert!(
+        words.chars().count() <= 300 && !words.contains(char::is_control),
+        "{words}"
+    );
     assert!(!words.contains(SECRET), "{words}");
     let _found = decode::passwords(body);
 }

@@ -53,7 +53,7 @@ pub fn jumpcloud_sync(data: &[u8]) {
     let synced = lab
         .stub
         .runtime
-        .block_on(timeout(PATIENCE, sync(&connector)));
+        .block_on(async { timeout(PATIENCE, sync(&connector)).await });
     match synced {
         Ok(Err(error)) => check_error(&error),
         Ok(Ok(())) => {}
@@ -66,7 +66,8 @@ pub fn jumpcloud_sync(data: &[u8]) {
 
 /// Whoever is told to wait may do so.
 fn is_asked_to_wait(data: &[u8]) -> bool {
-    data.windows(4).any(|bytes| matches!(bytes, b"#429" | b"#503"))
+    data.windows(4)
+        .any(|bytes| matches!(bytes, b"#429" | b"#503"))
 }
 
 pub(super) fn told(data: &[u8]) -> HashMap<&'static str, Pages> {
@@ -107,7 +108,10 @@ async fn sync(connector: &JumpCloud) -> Result<(), Error> {
     };
     let read = read.await;
     for warning in connector.take_warnings(&scope.sync_id) {
-        assert!(warning.len() <= MAX_ERROR && !warning.contains('\n'), "{warning}");
+        assert!(
+            warning.len() <= MAX_ERROR && !warning.contains('\n'),
+            "{warning}"
+        );
     }
     connector.cleanup(&scope.sync_id).await;
     read
@@ -129,7 +133,10 @@ async fn resources(
             let id = resource.id.as_ref().expect("a resource has an id");
             assert_eq!(id.resource_type, kind);
             assert!((1..=256).contains(&id.resource.len()), "{id:?}");
-            assert!(seen.insert(model::resource_text(id)), "{id:?} is there twice");
+            assert!(
+                seen.insert(model::resource_text(id)),
+                "{id:?} is there twice"
+            );
             all.push(resource);
         }
         token = page.next;
@@ -145,7 +152,11 @@ async fn entitlements_and_grants(
     scope: &SyncScope,
     resource: &v2::Resource,
 ) -> Result<(), Error> {
-    for entitlement in connector.list_entitlements(scope, resource, None).await?.items {
+    for entitlement in connector
+        .list_entitlements(scope, resource, None)
+        .await?
+        .items
+    {
         assert_eq!(
             entitlement.resource.and_then(|resource| resource.id),
             resource.id
@@ -158,7 +169,11 @@ async fn entitlements_and_grants(
             .list_grants(scope, resource, token.as_deref())
             .await?;
         for grant in page.items {
-            assert!(grant.principal.is_some_and(|principal| principal.id.is_some()));
+            assert!(
+                grant
+                    .principal
+                    .is_some_and(|principal| principal.id.is_some())
+            );
             assert!(grant.id.len() <= 1024, "{}", grant.id);
             assert!(seen.insert(grant.id.clone()), "{} is there twice", grant.id);
         }
@@ -204,18 +219,31 @@ pub fn page_token(data: &[u8]) {
             let page = connector
                 .list_resources(&scope, kind, None, Some(&token))
                 .await?;
-            assert!(page.next.as_deref() != Some(&*token), "a page follows itself");
+            assert!(
+                page.next.as_deref() != Some(&*token),
+                "a page follows itself"
+            );
         } else {
-            connector.get_resource(&scope, &model::resource_id(kind, &id)).await?;
+            connector
+                .get_resource(&scope, &model::resource_id(kind, &id))
+                .await?;
             connector
                 .list_entitlements(&scope, &resource, Some(&token))
                 .await?;
-            let page = connector.list_grants(&scope, &resource, Some(&token)).await?;
-            assert!(page.next.as_deref() != Some(&*token), "a page follows itself");
+            let page = connector
+                .list_grants(&scope, &resource, Some(&token))
+                .await?;
+            assert!(
+                page.next.as_deref() != Some(&*token),
+                "a page follows itself"
+            );
         }
         Ok(())
     };
-    let answer = lab.stub.runtime.block_on(timeout(PATIENCE, asked));
+    let answer = lab
+        .stub
+        .runtime
+        .block_on(async { timeout(PATIENCE, asked).await });
     match answer {
         Ok(Ok(())) => {}
         Ok(Err(error)) => check_error(&error),

@@ -132,7 +132,11 @@ pub fn config_file(data: &[u8]) {
             for problem in error.problems() {
                 tells_nothing(problem, "");
             }
-            assert!(error.problems().len() <= 1000, "{} problems", error.problems().len());
+            assert!(
+                error.problems().len() <= 1000,
+                "{} problems",
+                error.problems().len()
+            );
         }
     }
 }

@@ -44,9 +44,11 @@ pub fn credentials(data: &[u8]) {
     let again = Ed25519Jwk::from_json(key.to_json().as_bytes()).expect("a key reads back");
     assert_eq!(again.key_id(), key.key_id());
     assert_eq!(again.public_key(), key.public_key());
-    let (id, audience) = id.as_ref().map_or(("a@example.com/b", "example.com"), |id| {
-        (id.as_str(), id.host().audience())
-    });
+    let (id, audience) = id
+        .as_ref()
+        .map_or(("a@example.com/b", "example.com"), |id| {
+            (id.as_str(), id.host().audience())
+        });
     let now = Timestamp::from_second(1_790_000_000).expect("a time");
     let assertion = jws::client_assertion(&key, id, audience, now).expect("an accepted key signs");
     assert_eq!(assertion.split('.').count(), 3);
@@ -81,7 +83,10 @@ fn check_host(host: &Host) {
     let address = format!("https://{host}/auth/v1/token");
     let uri: http::Uri = address.parse().expect("a host makes an address");
     assert_eq!(uri.path(), "/auth/v1/token");
-    assert_eq!(uri.authority().map(http::uri::Authority::as_str), Some(host.as_str()));
+    assert_eq!(
+        uri.authority().map(http::uri::Authority::as_str),
+        Some(host.as_str())
+    );
     assert!(!host.audience().is_empty());
     assert!(host.with_port().rsplit_once(':').is_some());
 }
@@ -111,6 +116,8 @@ pub fn encryption(data: &[u8]) {
 }
 
 fn jwk(json: &[u8]) {
+    use v2::encryption_config::{Config, JwkPublicKeyConfig};
+
     match PublicKey::from_json(json) {
         Ok(key) => {
             let again = PublicKey::from_json(key.to_json().as_bytes()).expect("a key reads back");
@@ -119,7 +126,6 @@ fn jwk(json: &[u8]) {
         }
         Err(error) => tells_nothing(&error, &String::from_utf8_lossy(json)),
     }
-    use v2::encryption_config::{Config, JwkPublicKeyConfig};
     let config = v2::EncryptionConfig {
         config: Some(Config::JwkPublicKeyConfig(JwkPublicKeyConfig {
             pub_key: json.to_vec(),

@@ -13,7 +13,10 @@ use axum::{
     extract::State,
     http::{HeaderValue, Method, Request, Response, StatusCode},
 };
-use tokio::runtime::{self, Runtime};
+use tokio::{
+    runtime::{self, Runtime},
+    task::JoinSet,
+};
 
 use crate::{
     connector::jumpcloud::{
@@ -54,6 +57,7 @@ pub(super) struct Stub {
     pub(super) runtime: Runtime,
     client: Client,
     told: Arc<Mutex<Told>>,
+    _server: JoinSet<()>,
 }
 
 impl Stub {
@@ -64,15 +68,14 @@ impl Stub {
             .build()
             .expect("a runtime");
         let told = Arc::<Mutex<Told>>::default();
+        let mut server = JoinSet::new();
         let address = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
                 .await
                 .expect("a port");
             let address = listener.local_addr().expect("an address");
-            let router = Router::new()
-                .fallback(answer)
-                .with_state(Arc::clone(&told));
-            tokio::spawn(async move { axum::serve(listener, router).await });
+            let router = Router::new().fallback(answer).with_state(Arc::clone(&told));
+            server.spawn(async move { axum::serve(listener, router).await.expect("a server") });
             address
         });
         let url: url::Url = format!("http://{address}").parse().expect("an address");
@@ -97,6 +100,7 @@ impl Stub {
             runtime,
             client,
             told,
+            _server: server,
         }
     }
 
@@ -127,7 +131,11 @@ impl Stub {
     /// Fails when something was asked for that should not have been.
     pub(super) fn check(&self) {
         let told = lock(&self.told);
-        assert!(told.wrong.is_none(), "the directory was asked {:?}", told.wrong);
+        assert!(
+            told.wrong.is_none(),
+            "the directory was asked {:?}",
+            told.wrong
+        );
         assert!(told.requests <= MAX_REQUESTS, "{} requests", told.requests);
     }
 }
@@ -231,7 +239,9 @@ fn told_answer(page: &[u8]) -> Response<Body> {
     let mut body = page;
     if let Some(rest) = page.strip_prefix(b"#") {
         let end = rest.iter().position(|byte| *byte == b'\n');
-        let (line, after) = rest.split_at_checked(end.unwrap_or(rest.len())).unwrap_or((rest, &[]));
+        let (line, after) = rest
+            .split_at_checked(end.unwrap_or(rest.len()))
+            .unwrap_or((rest, &[]));
         body = after;
         let mut fields = line.split(|byte| *byte == b';');
         let status = fields

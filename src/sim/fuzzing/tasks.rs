@@ -113,10 +113,15 @@ pub fn task(data: &[u8]) {
     let handled = lab
         .stub
         .runtime
-        .block_on(timeout(PATIENCE, lab.registry.handler(kind).handle(&task, context)))
+        .block_on(async {
+            timeout(PATIENCE, lab.registry.handler(kind).handle(&task, context)).await
+        })
         .expect("a task that does not end");
     check_end(kind, handled);
-    assert!(lab.supervisor.shutdown_reason().is_none(), "a part of the process panicked");
+    assert!(
+        lab.supervisor.shutdown_reason().is_none(),
+        "a part of the process panicked"
+    );
     lab.stub.check();
     check_work(lab.work.path());
 }
@@ -133,7 +138,9 @@ fn check_end(kind: Kind, handled: Result<handlers::Outcome, Error>) {
         let text = crate::error::chain(error);
         assert!(text.len() <= MAX_ERROR, "an error of {} bytes", text.len());
     }
-    if let Some(TaskResult::Error { status, .. }) = outcome::result(kind, End::Returned(handled), None) {
+    if let Some(TaskResult::Error { status, .. }) =
+        outcome::result(kind, End::Returned(handled), None)
+    {
         assert!(!status.message.is_empty() && status.code != 0);
     }
 }

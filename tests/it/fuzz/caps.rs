@@ -75,10 +75,20 @@ fn ten_gibibytes_in_a_third_of_a_megabyte_are_refused_before_they_are_on_the_dis
     let began = Instant::now();
     let error = Reader::open(&path, folder.path()).unwrap_err();
     assert!(matches!(error, Error::Bomb { .. }), "{error}");
-    assert!(chain(&error).contains("more than 500 times as large"), "{error}");
-    assert_eq!((error.class(), error.code()), (Class::Permanent, Code::ResourceExhausted));
+    assert!(
+        chain(&error).contains("more than 500 times as large"),
+        "{error}"
+    );
+    assert_eq!(
+        (error.class(), error.code()),
+        (Class::Permanent, Code::ResourceExhausted)
+    );
     // The ratio is reached at 163 MB; ten gigabytes would take far longer.
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
@@ -99,10 +109,18 @@ fn a_small_bomb_may_become_64_mebibytes_and_no_more() {
 fn a_database_that_says_to_have_four_thousand_million_pages_is_no_trouble() {
     let folder = TempDir::new().unwrap();
     let good = seed("plain");
-    for (at, number) in [(28, u32::MAX), (28, 0), (32, u32::MAX), (36, u32::MAX), (52, u32::MAX)] {
+    for (at, number) in [
+        (28, u32::MAX),
+        (28, 0),
+        (32, u32::MAX),
+        (36, u32::MAX),
+        (52, u32::MAX),
+    ] {
         let mut database = good.clone();
         database[at..at + 4].copy_from_slice(&number.to_be_bytes());
-        match Reader::open(&packed(folder.path(), &database), folder.path()).and_then(|reader| count(&reader)) {
+        match Reader::open(&packed(folder.path(), &database), folder.path())
+            .and_then(|reader| count(&reader))
+        {
             Ok(rows) => assert!(rows > 0),
             Err(error) => assert_eq!(error.class(), Class::Permanent, "{error}"),
         }
@@ -112,11 +130,19 @@ fn a_database_that_says_to_have_four_thousand_million_pages_is_no_trouble() {
 #[test]
 fn a_table_that_is_none_is_refused_before_it_is_read() {
     let folder = TempDir::new().unwrap();
-    for name in ["view", "view-said-to-be-a-table", "generated-column", "without-rowid"] {
+    for name in [
+        "view",
+        "view-said-to-be-a-table",
+        "generated-column",
+        "without-rowid",
+    ] {
         let path = packed(folder.path(), &seed(name));
         let error = Reader::open(&path, folder.path()).unwrap_err();
         assert!(
-            matches!(error, Error::OddTable { .. } | Error::MissingTable { .. } | Error::Database { .. }),
+            matches!(
+                error,
+                Error::OddTable { .. } | Error::MissingTable { .. } | Error::Database { .. }
+            ),
             "{name}: {error}"
         );
         assert_eq!(error.class(), Class::Permanent, "{name}: {error}");
@@ -128,7 +154,10 @@ fn a_table_that_is_none_is_refused_before_it_is_read() {
         "create table g as select * from v1_grants; drop table v1_grants; alter table g rename to v1_grants;",
     );
     let error = Reader::open(&packed(folder.path(), &database), folder.path()).unwrap_err();
-    assert!(matches!(error, Error::OddTable { table: "v1_grants" }), "{error}");
+    assert!(
+        matches!(error, Error::OddTable { table: "v1_grants" }),
+        "{error}"
+    );
     // What is beside the tables of the format is not looked at.
     let reader = Reader::open(&packed(folder.path(), &seed("trigger")), folder.path()).unwrap();
     assert!(count(&reader).unwrap() > 0);
@@ -137,7 +166,11 @@ fn a_table_that_is_none_is_refused_before_it_is_read() {
 #[test]
 fn more_syncs_and_types_than_any_file_has_are_refused() {
     let folder = TempDir::new().unwrap();
-    let numbers = |most: u32| format!("with recursive n(i) as (select 100 union all select i + 1 from n where i < {most})");
+    let numbers = |most: u32| {
+        format!(
+            "with recursive n(i) as (select 100 union all select i + 1 from n where i < {most})"
+        )
+    };
     let syncs = format!(
         "insert into v1_sync_runs (id, sync_id, started_at, sync_token) {} select i, i, '2026-01-01 00:00:00', '' from n;",
         numbers(11_000)
@@ -147,7 +180,10 @@ fn more_syncs_and_types_than_any_file_has_are_refused() {
          select i, i, i, x'', (select sync_id from v1_sync_runs), '' from n;",
         numbers(101_000)
     );
-    for (sql, words) in [(syncs, "more than 10000 syncs"), (types, "more than 100000 resource types")] {
+    for (sql, words) in [
+        (syncs, "more than 10000 syncs"),
+        (types, "more than 100000 resource types"),
+    ] {
         let database = seeds::changed(folder.path(), &seed("plain"), &sql);
         let reader = Reader::open(&packed(folder.path(), &database), folder.path()).unwrap();
         let error = count(&reader).unwrap_err();
@@ -166,7 +202,11 @@ fn rows_of_a_mebibyte_come_in_pages_of_16_and_none_is_lost() {
         description: "x".repeat(1 << 20),
         ..v2::Resource::default()
     };
-    let data: String = large.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
+    let data: String = large
+        .encode_to_vec()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let database = seeds::changed(
         folder.path(),
         &plain,
@@ -199,7 +239,11 @@ fn a_value_beyond_32_mebibytes_is_refused() {
 }
 
 /// A server that answers every connection with these bytes, again and again.
-async fn server(begins: &'static str, goes_on: &'static str, times: usize) -> (url::Url, JoinSet<()>) {
+async fn server(
+    begins: &'static str,
+    goes_on: &'static str,
+    times: usize,
+) -> (url::Url, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut tasks = JoinSet::new();
@@ -225,7 +269,11 @@ async fn headers_without_end_are_refused() {
     const STATUS: &str = "HTTP/1.1 200 OK\r\n";
     for (begins, goes_on, times) in [
         (STATUS, "x-name: value\r\n", 200_000),
-        ("HTTP/1.1 200 OK\r\nx-name: ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 200_000),
+        (
+            "HTTP/1.1 200 OK\r\nx-name: ",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            200_000,
+        ),
         ("HTTP/1.1 200 ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 200_000),
     ] {
         let (url, _tasks) = server(begins, goes_on, times).await;
@@ -251,7 +299,14 @@ async fn headers_without_end_are_refused() {
             .get::<serde_json::Value>("/api/systemusers", &[], &[])
             .await
             .unwrap_err();
-        assert!(matches!(error, connector::Error::Transport { .. }), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(
+            matches!(error, connector::Error::Transport { .. }),
+            "{error}"
+        );
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
     }
 }

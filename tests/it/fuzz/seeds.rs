@@ -3,6 +3,7 @@
 
 use std::{fs, io::Read as _, path::Path};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use baton_jumpcloud::{
     c1z::{MAGIC_V1, MAGIC_V3},
     clock::SystemClock,
@@ -23,7 +24,6 @@ use baton_jumpcloud::{
     sim::fuzzing::OWN_SEED,
     syncer::{self, Environment, NoProgress, SyncRequest, fake::FakeConnector},
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prost::Message as _;
 use rusqlite::Connection;
 use secrecy::ExposeSecret as _;
@@ -86,25 +86,80 @@ fn answers() -> Vec<(&'static str, Vec<u8>)> {
     };
     let of = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
     vec![
-        ("token", text(r#"t{"access_token":"SECRETSEED.aaa.bbb","token_type":"Bearer","expires_in":3600}"#)),
-        ("token-odd", text(r#"t{"access_token":"a","token_type":"mac","expires_in":"1e400"}"#)),
-        ("refusal-429", text("r429\n7\nThu, 01 Oct 2026 08:00:00 GMT\n{\"error\":\"slow_down\"}")),
-        ("refusal-429-date", text("r429\nThu, 01 Oct 2026 08:00:30 GMT\nx\n{}")),
-        ("refusal-401", text("r401\n\nThu, 01 Oct 2026 07:00:00 GMT\n{\"error\":\"invalid_client\",\"error_description\":\"SECRETSEED.assertion.signature\"}")),
+        (
+            "token",
+            text(
+                r#"t{"access_token":"SECRETSEED.aaa.bbb","token_type":"Bearer","expires_in":3600}"#,
+            ),
+        ),
+        (
+            "token-odd",
+            text(r#"t{"access_token":"a","token_type":"mac","expires_in":"1e400"}"#),
+        ),
+        (
+            "refusal-429",
+            text("r429\n7\nThu, 01 Oct 2026 08:00:00 GMT\n{\"error\":\"slow_down\"}"),
+        ),
+        (
+            "refusal-429-date",
+            text("r429\nThu, 01 Oct 2026 08:00:30 GMT\nx\n{}"),
+        ),
+        (
+            "refusal-401",
+            text(
+                "r401\n\nThu, 01 Oct 2026 07:00:00 GMT\n{\"error\":\"invalid_client\",\"error_description\":\"SECRETSEED.assertion.signature\"}",
+            ),
+        ),
         ("refusal-503", text("r503\n99999999999999999999\n\n<html>")),
-        ("status", of(b's', &[&[14][..], &vec![b'x'; details.encoded_len()], &details.encode_to_vec()].concat())),
-        ("status-details", of(b's', &[&[8][..], &details.encode_to_vec()].concat())),
+        (
+            "status",
+            of(
+                b's',
+                &[
+                    &[14][..],
+                    &vec![b'x'; details.encoded_len()],
+                    &details.encode_to_vec(),
+                ]
+                .concat(),
+            ),
+        ),
+        (
+            "status-details",
+            of(b's', &[&[8][..], &details.encode_to_vec()].concat()),
+        ),
         ("poll", of(b'p', &poll.encode_to_vec())),
-        ("poll-duration", of(b'p', &ProtoDuration { seconds: -1, nanos: 0 }.encode_to_vec())),
+        (
+            "poll-duration",
+            of(
+                b'p',
+                &ProtoDuration {
+                    seconds: -1,
+                    nanos: 0,
+                }
+                .encode_to_vec(),
+            ),
+        ),
         ("retry-after", text("a120\nThu, 01 Oct 2026 08:00:00 GMT")),
-        ("retry-after-date", text("aThu, 01 Oct 2026 08:00:30 GMT\nThu, 01 Oct 2026 08:00:00 GMT")),
+        (
+            "retry-after-date",
+            text("aThu, 01 Oct 2026 08:00:30 GMT\nThu, 01 Oct 2026 08:00:00 GMT"),
+        ),
         ("level", text("llevel=debug&for=15m")),
-        ("level-long", text("llevel=warn&for=99999999999999999999years")),
-        ("secret", text(format!(
-            r#"k{{"apiVersion":"v1","kind":"Secret","metadata":{{"name":"baton","resourceVersion":"7"}},"data":{{"BATON_API_KEY":"{}","BATON_CLIENT_SECRET":"AA=="}}}}"#,
-            BASE64_STANDARD.encode("SECRETSEED-api-key")
-        ))),
-        ("secret-empty", text(r#"k{"metadata":{},"data":{"BATON_API_KEY":"Cg=="}}"#)),
+        (
+            "level-long",
+            text("llevel=warn&for=99999999999999999999years"),
+        ),
+        (
+            "secret",
+            text(format!(
+                r#"k{{"apiVersion":"v1","kind":"Secret","metadata":{{"name":"baton","resourceVersion":"7"}},"data":{{"BATON_API_KEY":"{}","BATON_CLIENT_SECRET":"AA=="}}}}"#,
+                BASE64_STANDARD.encode("SECRETSEED-api-key")
+            )),
+        ),
+        (
+            "secret-empty",
+            text(r#"k{"metadata":{},"data":{"BATON_API_KEY":"Cg=="}}"#),
+        ),
     ]
 }
 
@@ -200,27 +255,39 @@ fn databases() -> Vec<(&'static str, Vec<u8>)> {
         ("whole", after("")),
         (
             "view",
-            after(&format!("{DROP_INDEXES} alter table v1_grants rename to g; create view v1_grants as with recursive n(i) as (select 1 union all select i + 1 from n) select i as id, x'' as data, null as expansion, 0 as needs_expansion, 's' as sync_id, 'x' as external_id from n;")),
+            after(&format!(
+                "{DROP_INDEXES} alter table v1_grants rename to g; create view v1_grants as with recursive n(i) as (select 1 union all select i + 1 from n) select i as id, x'' as data, null as expansion, 0 as needs_expansion, 's' as sync_id, 'x' as external_id from n;"
+            )),
         ),
         (
             "view-said-to-be-a-table",
-            after(&format!("{DROP_INDEXES} alter table v1_grants rename to g; create view v1_grants as with recursive n(i) as (select 1 union all select i + 1 from n) select i as id, x'' as data, null as expansion, 0 as needs_expansion, (select sync_id from v1_sync_runs) as sync_id, 'x' as external_id from n; pragma writable_schema = on; update sqlite_master set type = 'table' where name = 'v1_grants';")),
+            after(&format!(
+                "{DROP_INDEXES} alter table v1_grants rename to g; create view v1_grants as with recursive n(i) as (select 1 union all select i + 1 from n) select i as id, x'' as data, null as expansion, 0 as needs_expansion, (select sync_id from v1_sync_runs) as sync_id, 'x' as external_id from n; pragma writable_schema = on; update sqlite_master set type = 'table' where name = 'v1_grants';"
+            )),
         ),
         (
             "generated-column",
-            after(&format!("{DROP_INDEXES} drop table v1_resources; create table v1_resources (id integer primary key, sync_id text, resource_type_id text, parent_resource_type_id text, parent_resource_id text, external_id text, data blob as (zeroblob(900000000))); insert into v1_resources (id, sync_id, resource_type_id) select 1, sync_id, 'user' from v1_sync_runs;")),
+            after(&format!(
+                "{DROP_INDEXES} drop table v1_resources; create table v1_resources (id integer primary key, sync_id text, resource_type_id text, parent_resource_type_id text, parent_resource_id text, external_id text, data blob as (zeroblob(900000000))); insert into v1_resources (id, sync_id, resource_type_id) select 1, sync_id, 'user' from v1_sync_runs;"
+            )),
         ),
         (
             "without-rowid",
-            after(&format!("{DROP_INDEXES} drop table v1_entitlements; create table v1_entitlements (id text primary key, sync_id text, resource_type_id text, resource_id text, external_id text, data blob) without rowid; insert into v1_entitlements select 'a', sync_id, 'user', 'x', 'y', x'' from v1_sync_runs;")),
+            after(&format!(
+                "{DROP_INDEXES} drop table v1_entitlements; create table v1_entitlements (id text primary key, sync_id text, resource_type_id text, resource_id text, external_id text, data blob) without rowid; insert into v1_entitlements select 'a', sync_id, 'user', 'x', 'y', x'' from v1_sync_runs;"
+            )),
         ),
         (
             "trigger",
-            after(&format!("{DROP_INDEXES} create trigger t after insert on v1_grants begin delete from v1_grants; end; create view extra as select load_extension('x');")),
+            after(&format!(
+                "{DROP_INDEXES} create trigger t after insert on v1_grants begin delete from v1_grants; end; create view extra as select load_extension('x');"
+            )),
         ),
         (
             "odd-values",
-            after(&format!("{DROP_INDEXES} update v1_sync_runs set started_at = '-9999-99-99', stats = x'ff', supports_diff = 'no'; update v1_resources set data = 7; update v1_grants set expansion = x'ffff';")),
+            after(&format!(
+                "{DROP_INDEXES} update v1_sync_runs set started_at = '-9999-99-99', stats = x'ff', supports_diff = 'no'; update v1_resources set data = 7; update v1_grants set expansion = x'ffff';"
+            )),
         ),
     ]
 }
@@ -260,17 +327,48 @@ fn envelopes(database: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         compressor.compress(database).unwrap()
     };
     let bomb = zstd::bulk::compress(&vec![0; 8 << 20], 1).unwrap();
-    let lie = [&[0x28, 0xb5, 0x2f, 0xfd, 0xe0][..], &(1_u64 << 60).to_le_bytes()].concat();
+    let lie = [
+        &[0x28, 0xb5, 0x2f, 0xfd, 0xe0][..],
+        &(1_u64 << 60).to_le_bytes(),
+    ]
+    .concat();
     vec![
         ("good", magic(&packed)),
         ("checksum", magic(&checked)),
-        ("two-frames", magic(&[packed.clone(), packed.clone()].concat())),
-        ("skippable-frame", magic(&[&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4][..], &packed].concat())),
-        ("raw-block", magic(&[&[0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x10, 0x81, 0, 0][..], b"SQLite format 3\0"].concat())),
-        ("rle-block", magic(&[0x28, 0xb5, 0x2f, 0xfd, 0, 0x58, 0xfb, 0xff, 0x0f, b'S'])),
+        (
+            "two-frames",
+            magic(&[packed.clone(), packed.clone()].concat()),
+        ),
+        (
+            "skippable-frame",
+            magic(
+                &[
+                    &[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4][..],
+                    &packed,
+                ]
+                .concat(),
+            ),
+        ),
+        (
+            "raw-block",
+            magic(
+                &[
+                    &[0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x10, 0x81, 0, 0][..],
+                    b"SQLite format 3\0",
+                ]
+                .concat(),
+            ),
+        ),
+        (
+            "rle-block",
+            magic(&[0x28, 0xb5, 0x2f, 0xfd, 0, 0x58, 0xfb, 0xff, 0x0f, b'S']),
+        ),
         ("zeros", magic(&bomb)),
         ("declares-2-to-60", magic(&lie)),
-        ("window-of-2-gib", magic(&[0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1, 0, 0])),
+        (
+            "window-of-2-gib",
+            magic(&[0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1, 0, 0]),
+        ),
         ("cut", magic(&packed[..packed.len() / 2])),
         ("magic-alone", MAGIC_V1.to_vec()),
         ("v3", MAGIC_V3.to_vec()),
@@ -283,28 +381,70 @@ fn config_files() -> Vec<(&'static str, Vec<u8>)> {
     let nested = format!("api-key: {}{}", "[".repeat(600), "]".repeat(600));
     let bomb = "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d]\n";
     vec![
-        ("api-key", text("api-key: SECRETSEED-api-key-1\nregion: eu\nwork-dir: /work\n")),
-        ("service", text("client-id: a@tenant.example.com/x\nclient-secret: SECRETSEED-client-secret\napi-key: SECRETSEED-api-key\nprovisioning: dry-run\ntask-concurrency: 5\nlog-level: debug\n")),
-        ("oauth", text("jumpcloud-client-id: abc\njumpcloud-client-secret: \"SECRETSEED-jumpcloud\"\norg-id: 64aa00000000000000000001\n")),
-        ("files", text("api-key-file: /run/secret\nclient-secret-file: /none\n")),
-        ("lists", text("api-key: SECRETSEED-api-key\nsync-resource-types: [user, group]\nsync-resources:\n  - 'bid:r:user/1'\n")),
-        ("durations", text("api-key: SECRETSEED-api-key\nshutdown-grace: 99999999999999999999h\nhttp-timeout-seconds: -5\n")),
-        ("shapes", text("api-key: {a: 1}\nregion: [eu]\nprovisioning: 7\nwork-dir: ~\nfile: 1.5\n")),
-        ("unknown", text("apikey: SECRETSEED-api-key\nRegion: eu\n? [a]\n: b\n")),
+        (
+            "api-key",
+            text("api-key: SECRETSEED-api-key-1\nregion: eu\nwork-dir: /work\n"),
+        ),
+        (
+            "service",
+            text(
+                "client-id: a@tenant.example.com/x\nclient-secret: SECRETSEED-client-secret\napi-key: SECRETSEED-api-key\nprovisioning: dry-run\ntask-concurrency: 5\nlog-level: debug\n",
+            ),
+        ),
+        (
+            "oauth",
+            text(
+                "jumpcloud-client-id: abc\njumpcloud-client-secret: \"SECRETSEED-jumpcloud\"\norg-id: 64aa00000000000000000001\n",
+            ),
+        ),
+        (
+            "files",
+            text("api-key-file: /run/secret\nclient-secret-file: /none\n"),
+        ),
+        (
+            "lists",
+            text(
+                "api-key: SECRETSEED-api-key\nsync-resource-types: [user, group]\nsync-resources:\n  - 'bid:r:user/1'\n",
+            ),
+        ),
+        (
+            "durations",
+            text(
+                "api-key: SECRETSEED-api-key\nshutdown-grace: 99999999999999999999h\nhttp-timeout-seconds: -5\n",
+            ),
+        ),
+        (
+            "shapes",
+            text("api-key: {a: 1}\nregion: [eu]\nprovisioning: 7\nwork-dir: ~\nfile: 1.5\n"),
+        ),
+        (
+            "unknown",
+            text("apikey: SECRETSEED-api-key\nRegion: eu\n? [a]\n: b\n"),
+        ),
         ("twice", text("region: eu\nregion: us\n")),
         ("tabs", text("a:\n\t- b\n %YAML 1.2\n")),
-        ("tags", text("!!binary x: !!str y\n&a b: *a\n<<: {region: eu}\n---\nx: y\n")),
+        (
+            "tags",
+            text("!!binary x: !!str y\n&a b: *a\n<<: {region: eu}\n---\nx: y\n"),
+        ),
         ("aliases", text(bomb)),
         ("nested", text(nested)),
         ("long", text(long).into_iter().take(4096).collect()),
         ("not-utf8", b"api-key: \xff\xfe\n".to_vec()),
-        ("urls", text("api-key: SECRETSEED-api-key\nbase-url: 'https://u:p@[::1]:99999/x?y#z'\ninsights-url: ftp://a\n")),
+        (
+            "urls",
+            text(
+                "api-key: SECRETSEED-api-key\nbase-url: 'https://u:p@[::1]:99999/x?y#z'\ninsights-url: ftp://a\n",
+            ),
+        ),
     ]
 }
 
 fn credentials_texts() -> Vec<(&'static str, Vec<u8>)> {
     let jwk = Ed25519Jwk::from_seed(OWN_SEED, None).unwrap().to_json();
-    let named = Ed25519Jwk::from_seed(OWN_SEED, Some("a key".to_owned())).unwrap().to_json();
+    let named = Ed25519Jwk::from_seed(OWN_SEED, Some("a key".to_owned()))
+        .unwrap()
+        .to_json();
     let made = credentials::generate("fuzz-1", "tenant.conductor.one").unwrap();
     let whole = format!("{}\n{}", made.client_id, made.client_secret.expose_secret());
     vec![
@@ -312,14 +452,36 @@ fn credentials_texts() -> Vec<(&'static str, Vec<u8>)> {
         ("jwk", text(format!("name@host.example.com:8443/x\n{jwk}"))),
         ("jwk-named", text(format!("name@[::1]:443/valet\n{named}"))),
         ("ipv6", text(format!("name@[::1]/x\n{jwk}"))),
-        ("override", text("api.example.com:443\nsecret-token:conductorone.com:v1:AAAA")),
+        (
+            "override",
+            text("api.example.com:443\nsecret-token:conductorone.com:v1:AAAA"),
+        ),
         ("userinfo", text("a@b@c/d\na:b:v2:c")),
         ("port", text("a@host:0/x\n:::")),
-        ("port-long", text("a@host:99999/x\nsecret-token:conductorone.com:v1:=")),
-        ("unicode", text("ä@höst/x\nsecret-token:conductorone.com:v1:é")),
-        ("mismatch", text(format!("a@b/c\n{}", jwk.replace("\"x\":\"", "\"x\":\"A")))),
-        ("rsa", text("a@b/c\n{\"kty\":\"RSA\",\"crv\":\"Ed25519\",\"x\":null,\"d\":[]}")),
-        ("nested", text(format!("a@b/c\n{{\"kty\":{}1{}}}", "[".repeat(200), "]".repeat(200)))),
+        (
+            "port-long",
+            text("a@host:99999/x\nsecret-token:conductorone.com:v1:="),
+        ),
+        (
+            "unicode",
+            text("ä@höst/x\nsecret-token:conductorone.com:v1:é"),
+        ),
+        (
+            "mismatch",
+            text(format!("a@b/c\n{}", jwk.replace("\"x\":\"", "\"x\":\"A"))),
+        ),
+        (
+            "rsa",
+            text("a@b/c\n{\"kty\":\"RSA\",\"crv\":\"Ed25519\",\"x\":null,\"d\":[]}"),
+        ),
+        (
+            "nested",
+            text(format!(
+                "a@b/c\n{{\"kty\":{}1{}}}",
+                "[".repeat(200),
+                "]".repeat(200)
+            )),
+        ),
     ]
 }
 
@@ -330,7 +492,10 @@ fn encrypted() -> Vec<(&'static str, Vec<u8>)> {
         .into_iter()
         .map(|kind| RevealKey::generate(kind).unwrap().encryption_config())
         .collect();
-    for (name, config) in ["ed25519", "rsa", "p256", "p384", "p521", "age"].into_iter().zip(&configs) {
+    for (name, config) in ["ed25519", "rsa", "p256", "p384", "p521", "age"]
+        .into_iter()
+        .zip(&configs)
+    {
         let bytes = match config.config.as_ref().unwrap() {
             Config::JwkPublicKeyConfig(key) => [b"j", key.pub_key.as_slice()].concat(),
             Config::AgeRecipientConfig(age) => [b"a", age.recipient.as_bytes()].concat(),
@@ -354,12 +519,22 @@ fn encrypted() -> Vec<(&'static str, Vec<u8>)> {
         .unwrap()
         .remove(0)
         .encrypted_bytes;
-    seeds.push(("password", [b"p", BASE64_STANDARD.decode(&sealed).unwrap().as_slice()].concat()));
+    seeds.push((
+        "password",
+        [b"p", BASE64_STANDARD.decode(&sealed).unwrap().as_slice()].concat(),
+    ));
     seeds.push(("password-base64", [b"b", sealed.as_slice()].concat()));
     seeds.push(("age-header", text("page-encryption.org/v1\n-> ssh-ed25519 AAAA BBBB\nCCCC\n-> scrypt AAAAAAAAAAAAAAAAAAAAAA 63\nAAAA\n--- AAAA\n")));
     seeds.push(("age-hybrid", text("aage1pq1qqqqqqqqqqqqqqqqqqqq")));
     seeds.push(("rsa-small", text(r#"j{"kty":"RSA","n":"AQAB","e":"AQAB"}"#)));
-    seeds.push(("point-off-curve", text(format!(r#"j{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}}"#, "A".repeat(43), "A".repeat(43)))));
+    seeds.push((
+        "point-off-curve",
+        text(format!(
+            r#"j{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}}"#,
+            "A".repeat(43),
+            "A".repeat(43)
+        )),
+    ));
     seeds
 }
 
@@ -375,38 +550,109 @@ fn rows() -> Vec<(&'static str, Vec<u8>)> {
         "memberQueryErrorFlags": ["CYCLE"], "attributes": {"sudo": {"enabled": true}, "ldapGroups": [{"name": "x"}], "radius": {"reply": [{"name": "a"}]}, "sambaEnabled": 1}});
     let app = json!({"_id": "64ae00000000000000000001", "name": "slack", "displayLabel": "", "active": true, "logo": {"url": "https://x/y"},
         "sso": {"type": "saml", "hidden": false}, "config": {"idpPrivateKey": {"value": "SECRETSEED"}}});
-    let wrapped = |kind: &str, row: &serde_json::Value| text(format!("{kind}{}", json!({"totalCount": 1, "results": [row]})));
+    let wrapped = |kind: &str, row: &serde_json::Value| {
+        text(format!(
+            "{kind}{}",
+            json!({"totalCount": 1, "results": [row]})
+        ))
+    };
     vec![
         ("users", wrapped("u", &user)),
         ("user", text(format!("u{user}"))),
         ("administrators", wrapped("a", &administrator)),
         ("groups", text(format!("g[{group}]"))),
-        ("edges", text(format!(r#"e[{{"to":{{"id":"{USER}","type":"user"}}}},{{"to":null}}]"#))),
-        ("roles", wrapped("r", &json!({"id": "r1", "name": "Manager", "scopes": ["a", null, 7]}))),
+        (
+            "edges",
+            text(format!(
+                r#"e[{{"to":{{"id":"{USER}","type":"user"}}}},{{"to":null}}]"#
+            )),
+        ),
+        (
+            "roles",
+            wrapped(
+                "r",
+                &json!({"id": "r1", "name": "Manager", "scopes": ["a", null, 7]}),
+            ),
+        ),
         ("apps", wrapped("p", &app)),
-        ("total-text", text(r#"u{"results":null,"totalCount":" 12 "}"#)),
-        ("surrogates", b"u[{\"_id\":\"\\ud83d\",\"email\":\"\\ude00\xff\"}]".to_vec()),
-        ("deep", text(format!("u{}{}", "[".repeat(300), "]".repeat(300)))),
+        (
+            "total-text",
+            text(r#"u{"results":null,"totalCount":" 12 "}"#),
+        ),
+        (
+            "surrogates",
+            b"u[{\"_id\":\"\\ud83d\",\"email\":\"\\ude00\xff\"}]".to_vec(),
+        ),
+        (
+            "deep",
+            text(format!("u{}{}", "[".repeat(300), "]".repeat(300))),
+        ),
         ("cut", text(r#"u{"results":[{"_id":"a"},{"_i"#)),
-        ("numbers", text(r#"u[{"_id":1e400,"id":-0,"created":123456789012345678901234567890}]"#)),
-        ("words", text(r#"w{"message":"SECRETSEED-key is wrong","error":"Unauthorized","details":[{"fieldViolations":[{"field":"a","description":"b"}]}]}"#)),
-        ("words-html", text("w<html><head><title>502 SECRETSEED-key</title></head></html>")),
-        ("words-passwords", text(r#"w{"password":"a\"b","nested":{"clientSecret":["c",{"d":"e"}]}}"#)),
+        (
+            "numbers",
+            text(r#"u[{"_id":1e400,"id":-0,"created":123456789012345678901234567890}]"#),
+        ),
+        (
+            "words",
+            text(
+                r#"w{"message":"SECRETSEED-key is wrong","error":"Unauthorized","details":[{"fieldViolations":[{"field":"a","description":"b"}]}]}"#,
+            ),
+        ),
+        (
+            "words-html",
+            text("w<html><head><title>502 SECRETSEED-key</title></head></html>"),
+        ),
+        (
+            "words-passwords",
+            text(r#"w{"password":"a\"b","nested":{"clientSecret":["c",{"d":"e"}]}}"#),
+        ),
         ("words-plain", text(format!("w{}", "no ".repeat(200)))),
     ]
 }
 
 fn organisations() -> Vec<(&'static str, Vec<u8>)> {
-    let list = |rows: &[serde_json::Value], total: i64| json!({"totalCount": total, "results": rows}).to_string();
-    let user = |id: &str, email: &str| json!({"_id": id, "username": email.split('@').next(), "email": email, "state": "STAGED", "manager": "m",
-        "admin": {"id": "64ad00000000000000000002", "roleNames": ["Manager", "Manager "]}});
+    let list = |rows: &[serde_json::Value], total: i64| {
+        json!({"totalCount": total, "results": rows}).to_string()
+    };
+    let user = |id: &str, email: &str| {
+        json!({"_id": id, "username": email.split('@').next(), "email": email, "state": "STAGED", "manager": "m",
+        "admin": {"id": "64ad00000000000000000002", "roleNames": ["Manager", "Manager "]}})
+    };
     let whole = [
-        list(&[user(USER, "a@example.com"), user("64ab00000000000000000002", "a@example.com"), json!({}), json!({"_id": " x"})], 4),
-        list(&[json!({"_id": "64ad00000000000000000002", "email": "A@example.com", "roleNames": ["Manager", "manager", "", null]})], 1),
-        format!(r#"[{{"id":"{GROUP}","name":"Engineering"}},{{"id":"{GROUP}","name":"again"}},{{"id":"g2"}}]"#),
-        list(&[json!({"id": "r", "name": "Manager", "scopes": ["a"]}), json!({"name": "MANAGER!"})], 2),
-        list(&[json!({"_id": "64ae00000000000000000001", "displayLabel": "Wiki", "ssoUrl": "https://x"})], 1),
-        format!(r#"[{{"to":{{"id":"{USER}","type":"user"}}}},{{"to":{{"id":"gone","type":"user"}}}},{{"to":{{"id":"{GROUP}","type":"user_group"}}}},{{"to":{{"type":"system"}}}}]"#),
+        list(
+            &[
+                user(USER, "a@example.com"),
+                user("64ab00000000000000000002", "a@example.com"),
+                json!({}),
+                json!({"_id": " x"}),
+            ],
+            4,
+        ),
+        list(
+            &[
+                json!({"_id": "64ad00000000000000000002", "email": "A@example.com", "roleNames": ["Manager", "manager", "", null]}),
+            ],
+            1,
+        ),
+        format!(
+            r#"[{{"id":"{GROUP}","name":"Engineering"}},{{"id":"{GROUP}","name":"again"}},{{"id":"g2"}}]"#
+        ),
+        list(
+            &[
+                json!({"id": "r", "name": "Manager", "scopes": ["a"]}),
+                json!({"name": "MANAGER!"}),
+            ],
+            2,
+        ),
+        list(
+            &[
+                json!({"_id": "64ae00000000000000000001", "displayLabel": "Wiki", "ssoUrl": "https://x"}),
+            ],
+            1,
+        ),
+        format!(
+            r#"[{{"to":{{"id":"{USER}","type":"user"}}}},{{"to":{{"id":"gone","type":"user"}}}},{{"to":{{"id":"{GROUP}","type":"user_group"}}}},{{"to":{{"type":"system"}}}}]"#
+        ),
         format!(r#"[{{"to":{{"id":"{GROUP}","type":"user_group"}}}}]"#),
         format!(r#"[{{"to":{{"id":"{USER}","type":"user"}}}}]"#),
     ];
@@ -416,25 +662,66 @@ fn organisations() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("whole", sync(&borrowed)),
         ("merged", [b"M", sync(&borrowed).as_slice()].concat()),
-        ("endless", sync(&[&format!("{ending}\u{1}{}", ending.replace("\"1\"", "\"2\""))])),
-        ("total-too-large", sync(&[&list(&[user("1", "b@example.com")], i64::MAX)])),
-        ("total-negative", sync(&[&list(&[user("1", "b@example.com")], -1)])),
+        (
+            "endless",
+            sync(&[&format!(
+                "{ending}\u{1}{}",
+                ending.replace("\"1\"", "\"2\"")
+            )]),
+        ),
+        (
+            "total-too-large",
+            sync(&[&list(&[user("1", "b@example.com")], i64::MAX)]),
+        ),
+        (
+            "total-negative",
+            sync(&[&list(&[user("1", "b@example.com")], -1)]),
+        ),
         ("empty-with-total", sync(&[&list(&[], 5)])),
-        ("array-total", sync(&["", "", "#200;250;;\n[{\"id\":\"a\"}]\u{1}#200;250;;\n[{\"id\":\"b\"}]"])),
-        ("link", sync(&["", "", "#200;;<https://evil.example/x>; rel=\"next\";\n[{\"id\":\"a\"}]"])),
-        ("link-same", sync(&["", "", "#200;;</api/v2/usergroups?skip=100>; rel=next;\n[{\"id\":\"a\"}]\u{1}[]"])),
+        (
+            "array-total",
+            sync(&[
+                "",
+                "",
+                "#200;250;;\n[{\"id\":\"a\"}]\u{1}#200;250;;\n[{\"id\":\"b\"}]",
+            ]),
+        ),
+        (
+            "link",
+            sync(&[
+                "",
+                "",
+                "#200;;<https://evil.example/x>; rel=\"next\";\n[{\"id\":\"a\"}]",
+            ]),
+        ),
+        (
+            "link-same",
+            sync(&[
+                "",
+                "",
+                "#200;;</api/v2/usergroups?skip=100>; rel=next;\n[{\"id\":\"a\"}]\u{1}[]",
+            ]),
+        ),
         ("throttled", sync(&["#429;;;120\n{\"message\":\"slow\"}"])),
         ("unavailable", sync(&["#503;;;soon\nno"])),
-        ("forbidden", sync(&["", "", "", "#403\n{\"message\":\"SECRETSEED-fuzz\"}"])),
+        (
+            "forbidden",
+            sync(&["", "", "", "#403\n{\"message\":\"SECRETSEED-fuzz\"}"]),
+        ),
         ("redirect", sync(&["#302\n"])),
         ("unauthorized", sync(&["#401\nSECRETSEED-fuzz"])),
         ("html", sync(&["<html><title>x</title>"])),
-        ("swapped", sync(&["[]", "{}", "{\"results\":[]}", "[]", "null"])),
+        (
+            "swapped",
+            sync(&["[]", "{}", "{\"results\":[]}", "[]", "null"]),
+        ),
     ]
 }
 
 fn tokens() -> Vec<(&'static str, Vec<u8>)> {
-    let of = |what: u8, id: &str, token: &str| [&[what][..], id.as_bytes(), b"\n", token.as_bytes()].concat();
+    let of = |what: u8, id: &str, token: &str| {
+        [&[what][..], id.as_bytes(), b"\n", token.as_bytes()].concat()
+    };
     vec![
         ("users-1", of(0, "", "1")),
         ("users-administrators", of(0, "", "a:0")),
@@ -447,7 +734,10 @@ fn tokens() -> Vec<(&'static str, Vec<u8>)> {
         ("members-huge", of(5, GROUP, "18446744073709551615")),
         ("holders", of(6, "manager", "u:1")),
         ("assignees", of(7, "64ae00000000000000000001", "group:0")),
-        ("assignees-user", of(7, "64ae00000000000000000001", "user:1000")),
+        (
+            "assignees-user",
+            of(7, "64ae00000000000000000001", "user:1000"),
+        ),
         ("administration", of(7, "2UjI0eIRo77RGFwi2GKpAa0Til0", "1")),
         ("path", of(5, "../../users", "0")),
         ("path-escaped", of(5, "%2e%2e%2fusers?limit=1#", "0")),
@@ -510,7 +800,9 @@ fn tasks() -> Vec<(&'static str, Vec<u8>)> {
         )),
         force_change_at_next_login: true,
     };
-    let key = RevealKey::generate(KeyKind::Age).unwrap().encryption_config();
+    let key = RevealKey::generate(KeyKind::Age)
+        .unwrap()
+        .encryption_config();
     let own = Ed25519Jwk::from_seed(OWN_SEED, None).unwrap();
     let given = v2::CredentialOptions {
         options: Some(v2::credential_options::Options::EncryptedPassword(
@@ -525,7 +817,10 @@ fn tasks() -> Vec<(&'static str, Vec<u8>)> {
         force_change_at_next_login: false,
     };
     vec![
-        ("nothing", BatonServiceGetTaskResponse::default().encode_to_vec()),
+        (
+            "nothing",
+            BatonServiceGetTaskResponse::default().encode_to_vec(),
+        ),
         ("hello", polled(TaskType::Hello(task::HelloTask::default()))),
         (
             "sync",
@@ -619,7 +914,12 @@ fn tasks() -> Vec<(&'static str, Vec<u8>)> {
                 ..Default::default()
             })),
         ),
-        ("schemas", polled(TaskType::ActionListSchemas(task::ActionListSchemasTask::default()))),
+        (
+            "schemas",
+            polled(TaskType::ActionListSchemas(
+                task::ActionListSchemasTask::default(),
+            )),
+        ),
         (
             "schema",
             polled(TaskType::ActionGetSchema(task::ActionGetSchemaTask {
@@ -627,8 +927,14 @@ fn tasks() -> Vec<(&'static str, Vec<u8>)> {
                 ..Default::default()
             })),
         ),
-        ("disable", invoke("suspend_user", vec![("user_id", text_of(USER))])),
-        ("enable", invoke("activate_user", vec![("user_id", text_of(USER))])),
+        (
+            "disable",
+            invoke("suspend_user", vec![("user_id", text_of(USER))]),
+        ),
+        (
+            "enable",
+            invoke("activate_user", vec![("user_id", text_of(USER))]),
+        ),
         (
             "update",
             invoke(

@@ -429,13 +429,17 @@ mod tests {
         let of = |rows: usize| format!("[{}{{}}]", "{},".repeat(rows - 1));
         for (rows, fits) in [(MAX_PAGE_ROWS, true), (MAX_PAGE_ROWS + 1, false)] {
             let list = json::<Option<Rows<Value>>>(of(rows).as_bytes());
-            let wrapped = json::<Wrapped<Value>>(format!(r#"{{"results":{}}}"#, of(rows)).as_bytes());
+            let wrapped =
+                json::<Wrapped<Value>>(format!(r#"{{"results":{}}}"#, of(rows)).as_bytes());
             if fits {
                 assert_eq!(list.unwrap().unwrap().0.len(), rows);
                 assert_eq!(wrapped.unwrap().results.len(), rows);
             } else {
                 for problem in [list.err().unwrap(), wrapped.err().unwrap()] {
-                    assert_eq!(problem.what, "invalid length 10001, expected at most 10000 rows");
+                    assert_eq!(
+                        problem.what,
+                        "invalid length 10001, expected at most 10000 rows"
+                    );
                 }
             }
         }

@@ -258,7 +258,10 @@ fn page<T: DeserializeOwned>(
         }
         Convention::Array => {
             let rows: Option<Rows<T>> = decode::json(&answer.body)?;
-            (rows.map(|Rows(rows)| rows).unwrap_or_default(), answer.total)
+            (
+                rows.map(|Rows(rows)| rows).unwrap_or_default(),
+                answer.total,
+            )
         }
     };
     let linked = has_next(answer.link.as_deref(), url)?;
