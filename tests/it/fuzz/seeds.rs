@@ -723,9 +723,13 @@ fn tokens() -> Vec<(&'static str, Vec<u8>)> {
         [&[what][..], id.as_bytes(), b"\n", token.as_bytes()].concat()
     };
     vec![
-        ("users-1", of(0, "", "1")),
-        ("users-administrators", of(0, "", "a:0")),
-        ("users-merged", of(0x40, "", "0")),
+        ("users-1", of(0, "", "users:1")),
+        ("users-administrators", of(0, "", "administrators:0")),
+        ("users-huge", of(0, "", "users:18446744073709551615")),
+        (
+            "users-merged",
+            of(0x40, "", "administrators:18446744073709551615"),
+        ),
         ("groups-0", of(1, "", "0")),
         ("groups-huge", of(1, "", "18446744073709551615")),
         ("roles", of(2, "", "x")),
@@ -887,7 +891,6 @@ fn tasks() -> Vec<(&'static str, Vec<u8>)> {
             "create-resource",
             polled(TaskType::CreateResource(task::CreateResourceTask {
                 resource: Some(resource("group", "new")),
-                ..Default::default()
             })),
         ),
         (
@@ -903,7 +906,6 @@ fn tasks() -> Vec<(&'static str, Vec<u8>)> {
                 resource_id: resource("user", USER).id,
                 credential_options: Some(random),
                 encryption_configs: vec![key],
-                ..Default::default()
             })),
         ),
         (
