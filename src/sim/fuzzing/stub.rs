@@ -124,6 +124,7 @@ impl Stub {
                     account_deletion: true,
                     administrator_roles: true,
                 },
+                optional: Vec::new(),
             },
         )
     }

@@ -102,11 +102,13 @@ pub fn task(data: &[u8]) {
     let lab = lock(lab());
     lab.stub.tell(told(TENANT.as_bytes()), true);
     let cancel = CancellationToken::new();
+    let revoked = CancellationToken::new();
     let notices = Notices::new();
     let context = Context {
         task_id: &task.id,
         kind,
         cancel: &cancel,
+        revoked: &revoked,
         control_plane: &Deaf,
         notices: &notices,
     };
