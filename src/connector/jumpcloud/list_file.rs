@@ -238,14 +238,16 @@ impl ListFile {
     ) -> Result<Result<(Frame, Span), &'static str>, Error> {
         let file = Arc::clone(&self.file);
         blocking("reading a list in the work folder", move || {
-            let mut header = [0; HEADER_BYTES];
+            let number = |at| {
+                let mut bytes = [0; 4];
+                file.read_exact_at(&mut bytes, at)?;
+                io::Result::Ok(u32::from_le_bytes(bytes))
+            };
             let behind = start.saturating_add(HEADER_BYTES as u64);
             if behind > length {
                 return Ok(Err("the last frame is cut off"));
             }
-            file.read_exact_at(&mut header, start)?;
-            let [a, b, c, d, e, f, g, h] = header;
-            let size = u32::from_le_bytes([a, b, c, d]);
+            let size = number(start)?;
             if size > MAX_FRAME_BYTES {
                 return Ok(Err("a frame is larger than any page"));
             }
@@ -254,7 +256,7 @@ impl ListFile {
             }
             let mut content = vec![0; size as usize];
             file.read_exact_at(&mut content, behind)?;
-            if checksum(size, &content) != u32::from_le_bytes([e, f, g, h]) {
+            if checksum(size, &content) != number(start + 4)? {
                 return Ok(Err("the checksum of a frame is wrong"));
             }
             let span = Span {
