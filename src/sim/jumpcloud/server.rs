@@ -261,14 +261,17 @@ async fn answer(
     entry.status = reply.status;
     shared.log.record(Some(route.template), entry);
 
-    let link = link(
-        &reply,
-        fault.as_ref(),
-        shared.scheme(),
-        &parts.headers,
-        path,
-        query,
+    // HTTP/2 names the host in the target, HTTP/1 in a header.
+    let host = parts.headers.get(header::HOST);
+    let host = parts.uri.authority().map_or_else(
+        || {
+            host.and_then(|host| host.to_str().ok())
+                .unwrap_or("127.0.0.1")
+        },
+        |authority| authority.as_str(),
     );
+    let origin = format!("{}://{host}", shared.scheme());
+    let link = link(&reply, fault.as_ref(), origin, path, query);
     Ok(spoil(reply, fault.as_ref(), &link))
 }
 
@@ -340,20 +343,14 @@ fn throttled(in_force: &InForce) -> Reply {
 fn link(
     reply: &Reply,
     fault: Option<&Fault>,
-    scheme: &str,
-    headers: &HeaderMap,
+    own: String,
     path: &str,
     query: &str,
 ) -> Vec<(header::HeaderName, String)> {
     let origin = match fault {
         Some(Fault::CrossOriginLink(origin)) => origin.clone(),
         _ if reply.next_skip.is_none() => return Vec::new(),
-        _ => {
-            let host = headers
-                .get(header::HOST)
-                .and_then(|host| host.to_str().ok());
-            format!("{scheme}://{}", host.unwrap_or("127.0.0.1"))
-        }
+        _ => own,
     };
     let mut next = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
