@@ -19,6 +19,7 @@ mod contract;
 mod control_plane;
 mod daemon;
 mod dispatch;
+mod faults;
 mod fuzz;
 mod hostile_ids;
 mod hostile_peers;
