@@ -29,7 +29,7 @@ use baton_jumpcloud::{
     proto::baton::{Task, task::SyncFullTask},
     provisioning::{self, Provisioning},
     sim::{
-        Certificate, Injected,
+        Certificate, Injected, Outage,
         conductorone::{self, ConductorOneSim, Finish, Stage, full_sync, tasks},
         jumpcloud::{
             self, CLIENT_ID, CLIENT_SECRET, FULL_KEY, Id, JumpCloudSim, MembershipMethod, Shape,
@@ -601,6 +601,97 @@ fn lost(rpc: &str) -> Vec<Case> {
         .to_vec()
 }
 
+fn early(mut cases: Vec<Case>) -> Vec<Case> {
+    for case in &mut cases {
+        case.early = true;
+    }
+    cases
+}
+
+#[tokio::test]
+async fn the_token_request() {
+    let mut cases = vec![
+        Case::cloud("Token@1:http-400", Refuse("HTTP 400")),
+        Case::cloud("Token@1:http-401", Refuse("issue a new client secret")),
+        Case::cloud("Token@1:http-403", Refuse("issue a new client secret")),
+        Case::cloud("Token@1:http-404", Refuse("check the host")),
+    ];
+    for fault in [
+        "1:http-429=retry-after:none",
+        "1:http-429=retry-after:0",
+        "1:http-429=retry-after:1",
+        "1:http-429=retry-after:-5",
+        "1:http-429=retry-after:soon",
+        "1:http-429=retry-after:99999999999999999999999",
+        "1:http-429=retry-after:date+1",
+        "1:http-429=retry-after:date-600",
+        "1-2:http-500",
+        "1-2:http-502",
+        "1-2:http-503",
+        "1-2:http-504",
+        "1:hang",
+        "1:slow-drip=300ms",
+        "1:reset",
+        "1:applied-reset",
+        "1:reset-mid-body",
+        "1:goaway",
+        "1:html-200",
+        "1:garbage",
+        "1:empty-body",
+        "1:oversized-body=1000000",
+        "1:wrong-types",
+        "1:no-token",
+        "1:redirect=https://127.0.0.1:9/",
+        "always:expires-in=0",
+        "always:expires-in=-5",
+        "always:expires-in=1e300",
+        "always:expires-in=\"soon\"",
+        "always:expires-in=null",
+    ] {
+        cases.push(Case::cloud(format!("Token@{fault}"), Succeed));
+    }
+    all(early(cases)).await;
+}
+
+#[tokio::test]
+async fn hello() {
+    let mut cases = codes("Hello", |code| match code {
+        "invalid-argument" => Refuse("Hello with InvalidArgument"),
+        "not-found" => Refuse("still exists"),
+        "permission-denied" => Refuse("is not revoked"),
+        "failed-precondition" => Refuse("Hello with FailedPrecondition"),
+        "unimplemented" => Refuse("BATON_C1_API_HOST"),
+        _ => Succeed,
+    });
+    cases.extend(passing("Hello"));
+    cases.extend(lost("Hello"));
+    cases.push(Case::cloud("Hello@1:http-401", Succeed));
+    cases.push(Case::cloud("Hello@1:http-403", Refuse("is not revoked")));
+    cases.push(Case::cloud("Hello@1:http-404", Refuse("BATON_C1_API_HOST")));
+    cases.push(Case::cloud("Hello@1:oversized-body=80000000", Succeed));
+    all(early(cases)).await;
+}
+
+#[tokio::test]
+async fn polls() {
+    let mut cases = codes("GetTask", |_| Succeed);
+    cases.extend(passing("GetTask"));
+    for fault in [
+        "http-401",
+        "http-403",
+        "http-404",
+        "oversized-body=80000000",
+    ] {
+        cases.push(Case::cloud(format!("GetTask@1:{fault}"), Succeed));
+    }
+    for case in &mut cases {
+        case.kick = true;
+    }
+    // A task that was handed out to nobody comes again when its lease ends.
+    cases.extend(lost("GetTask").into_iter().map(Case::redone));
+    all(cases).await;
+}
+
 #[tokio::test]
 async fn heartbeats() {
     let mut cases = codes("Heartbeat", |_| Succeed);
@@ -609,6 +700,57 @@ async fn heartbeats() {
     cases.push(Case::cloud("Heartbeat@always:unavailable", Succeed));
     cases.push(Case::cloud("Heartbeat@1:oversized-body=80000000", Succeed));
     all(cases).await;
+}
+
+#[tokio::test]
+async fn uploads() {
+    let refused = |code| Fail(code, vec!["UploadAsset", "the simulator was told"]);
+    let mut cases = codes("UploadAsset", |code| match code {
+        "invalid-argument" => refused(Code::InvalidArgument),
+        "not-found" => refused(Code::NotFound),
+        "already-exists" => refused(Code::AlreadyExists),
+        "permission-denied" => refused(Code::PermissionDenied),
+        "failed-precondition" => refused(Code::FailedPrecondition),
+        "out-of-range" => refused(Code::OutOfRange),
+        "unimplemented" => refused(Code::Unimplemented),
+        _ => Succeed,
+    });
+    cases.extend(passing("UploadAsset"));
+    cases.extend(lost("UploadAsset"));
+    for fault in [
+        "break-stream=1",
+        "break-connection=1",
+        "break-goaway=1",
+        "refuse-checksum",
+    ] {
+        cases.push(Case::cloud(format!("UploadAsset@1:{fault}"), Succeed));
+    }
+    cases.push(Case::cloud(
+        "UploadAsset@always:break-stream=1",
+        Fail(Code::Unavailable, vec!["UploadAsset"]),
+    ));
+    cases.push(Case::cloud(
+        "UploadAsset@always:refuse-checksum",
+        Fail(Code::DataLoss, vec!["UploadAsset", "checksum"]),
+    ));
+    all(cases).await;
+}
+
+#[tokio::test]
+async fn results() {
+    let mut cases = codes("FinishTask", |_| Succeed);
+    cases.extend(passing("FinishTask"));
+    for fault in [
+        "http-401",
+        "http-403",
+        "http-404",
+        "oversized-body=80000000",
+    ] {
+        cases.push(Case::cloud(format!("FinishTask@1:{fault}"), Succeed));
+    }
+    cases.extend(lost("FinishTask"));
+    // A result that is refused is lost, and the task is given once more.
+    all(cases.into_iter().map(Case::redone).collect()).await;
 }
 
 #[tokio::test]
@@ -623,6 +765,147 @@ async fn changes_whose_results_are_lost_are_made_once() {
 }
 
 // JumpCloud.
+
+const LISTS: [&str; 6] = [
+    "/api/systemusers",
+    "/api/v2/usergroups",
+    "/api/v2/usergroups/{id}/members",
+    "/api/applications",
+    "/api/v2/applications/{id}/associations",
+    "/api/users",
+];
+
+#[tokio::test]
+async fn lists_that_fail_for_a_moment() {
+    let mut cases = Vec::new();
+    for (list, faults) in LISTS.iter().zip([
+        &[
+            "429=retry-after:none",
+            "429=retry-after:0",
+            "429=retry-after:1",
+            "429=retry-after:-5",
+            "429=retry-after:99999999999",
+            "429=retry-after:soon",
+            "429=retry-after:date+1",
+            "429=retry-after:date-600",
+            "503=retry-after:1",
+            "500",
+            "502",
+            "503",
+            "504",
+            "html-200",
+            "truncated-json",
+            "malformed-json",
+            "empty-body",
+            "reset-mid-body",
+            "no-response",
+            "hang",
+            "slow-drip=300ms",
+        ][..],
+        &[
+            "429",
+            "500",
+            "503",
+            "malformed-json",
+            "reset-mid-body",
+            "hang",
+            "no-total",
+        ],
+        &[
+            "429=retry-after:99999999999",
+            "502",
+            "truncated-json",
+            "no-response",
+            "hang",
+            "no-total",
+        ],
+        &["429", "504", "html-200", "reset-mid-body"],
+        &[
+            "429=retry-after:none",
+            "503",
+            "empty-body",
+            "no-response",
+            "no-total",
+        ],
+        &["429", "500", "malformed-json", "reset-mid-body"],
+    ]) {
+        for fault in faults {
+            // The first request of some lists is only a look before the sync.
+            cases.push(Case::directory(format!("GET {list}@1-2:{fault}"), Succeed));
+        }
+    }
+    all(cases).await;
+}
+
+#[tokio::test]
+async fn lists_that_go_on_failing() {
+    let mut cases = Vec::new();
+    for list in LISTS {
+        for (fault, code) in [
+            ("400", Code::InvalidArgument),
+            ("401", Code::Unauthenticated),
+            ("403", Code::PermissionDenied),
+            ("409", Code::AlreadyExists),
+            ("501", Code::Unimplemented),
+            ("malformed-json", Code::Internal),
+            ("wrong-types", Code::Internal),
+        ] {
+            cases.push(Case::directory(
+                format!("GET {list}@always:{fault}"),
+                Fail(code, vec![list]),
+            ));
+        }
+    }
+    for (fault, code, words) in [
+        (
+            "always:404",
+            Code::NotFound,
+            vec!["/api/systemusers", "base URL"],
+        ),
+        (
+            "always:empty-body",
+            Code::Internal,
+            vec!["/api/systemusers"],
+        ),
+        ("always:html-200", Code::Internal, vec!["HTML"]),
+        (
+            "always:oversized-body=30000000",
+            Code::Internal,
+            vec!["larger than"],
+        ),
+        (
+            "always:endless-paging",
+            Code::Internal,
+            vec!["/api/systemusers"],
+        ),
+        ("for300ms:401", Code::Unauthenticated, vec!["401"]),
+        (
+            "always:redirect=http://127.0.0.1:9",
+            Code::Unknown,
+            vec!["redirect refused"],
+        ),
+    ] {
+        cases.push(Case::directory(
+            format!("GET /api/systemusers@{fault}"),
+            Fail(code, words),
+        ));
+    }
+    // What passes by itself is waited for longer than one call lasts.
+    for fault in [
+        "429=retry-after:none",
+        "500",
+        "503",
+        "504",
+        "no-response",
+        "reset-mid-body",
+    ] {
+        cases.push(Case::directory(
+            format!("GET /api/v2/usergroups/{{id}}/members@for2s:{fault}"),
+            Succeed,
+        ));
+    }
+    all(cases).await;
+}
 
 #[tokio::test]
 async fn tokens_of_the_directory() {
@@ -736,6 +1019,46 @@ async fn networks() {
     ));
     // A task that was in a poll's answer when its connection ended comes again when its lease ends.
     all(cases.into_iter().map(Case::redone).collect()).await;
+}
+
+#[tokio::test]
+async fn a_directory_whose_certificate_is_bad_is_not_told_the_key() {
+    let (subscriber, _control, log) = log();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let case = Case::directory("*@1:503", Succeed);
+    let mut rig = Rig::start(&case, true).await;
+    rig.serve(false).await;
+    rig.cloud.wait_for_hello(PATIENCE).await.unwrap();
+    for which in Certificate::BAD {
+        rig.directory.show(which).unwrap();
+        rig.directory.outage_for(Outage::Reset, Duration::ZERO);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (asked, failed) = (
+            rig.directory.requests().total,
+            rig.directory.failed_handshakes(),
+        );
+        let task = rig.sync();
+        let finish = rig.finish(&task).await.unwrap();
+        assert_eq!(
+            finish.code(),
+            Code::Unavailable.number(),
+            "{which}: {}",
+            told(&finish)
+        );
+        assert!(
+            finish.message().contains("(tls)"),
+            "{which}: {}",
+            told(&finish)
+        );
+        assert!(!finish.is_non_retryable());
+        assert!(rig.directory.failed_handshakes() > failed, "{which}");
+        assert_eq!(rig.directory.requests().total, asked, "{which}");
+        rig.directory.show(Certificate::Good).unwrap();
+        let task = rig.sync();
+        rig.expect_truth(&task).await.unwrap();
+    }
+    rig.end().await.unwrap();
+    assert_no_secret(&log);
 }
 
 #[tokio::test]
