@@ -7,6 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
+.PHONY: help build demo test test-process crash chaos rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests clean
 .PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests fuzz fuzz-build fuzz-smoke fuzz-corpus clean
 
 help: ## Show the targets
@@ -28,6 +29,10 @@ test-process: ## Run only the tests that start the real binary
 
 crash: ## Kill the daemon in the middle of changes, 200 times, and look for a second effect
 	$(CARGO) test --locked $(FEATURES) --test it two_hundred_deaths -- --ignored --nocapture
+
+chaos: ## Live whole lives of the daemon under random faults and deaths (SEED=1 RUNS=300; RUN=17 for a single one)
+	@BATON_CHAOS_SEED=$(or $(SEED),1) BATON_CHAOS_RUNS=$(or $(RUNS),300) BATON_CHAOS_RUN=$(RUN) BATON_CHAOS_AT_ONCE=$(AT_ONCE) \
+	  $(CARGO) test --locked $(FEATURES) --test it many_lives -- --ignored --nocapture
 
 rotation: ## Rotate both credentials 50 times under a running daemon, by the files that it reads
 	$(CARGO) test --locked $(FEATURES) --test it fifty_rotations -- --ignored --nocapture

@@ -22,6 +22,7 @@ use crate::{
     dispatch,
     error::{Classify, Code, chain},
     handlers::{self, full_sync},
+    http::retry::Policy,
     notice::Notices,
     provisioning::{self, Keys, Provisioning},
     supervisor::{
@@ -110,7 +111,24 @@ fn jumpcloud_client_with(
         max_concurrency: settings.max_concurrency,
         rotation_wait: rotation_wait(config, settings.auth.secret()),
     };
-    Client::measured(settings, metrics)
+    Client::measured(settings, retry_policy(config), metrics)
+}
+
+/// When requests to JumpCloud are repeated.
+#[cfg(feature = "simulator")]
+fn retry_policy(config: &Config) -> Policy {
+    let policy = Policy::default();
+    Policy {
+        min_delay: policy.min_delay / config.jumpcloud.simulate_haste,
+        max_delay: policy.max_delay / config.jumpcloud.simulate_haste,
+        ..policy
+    }
+}
+
+/// When requests to JumpCloud are repeated.
+#[cfg(not(feature = "simulator"))]
+fn retry_policy(_config: &Config) -> Policy {
+    Policy::default()
 }
 
 /// How long work waits for another text of this credential when the one in use is rejected: not at all where none can

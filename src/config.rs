@@ -145,6 +145,9 @@ pub struct JumpCloud {
     pub max_concurrency: usize,
     /// Merge an administrator into the user with the same e-mail.
     pub merge_administrators: bool,
+    /// The pauses before requests are repeated are divided by this, 1 to 1000.
+    #[cfg(feature = "simulator")]
+    pub simulate_haste: u32,
 }
 
 /// The credentials for JumpCloud.

@@ -386,6 +386,11 @@ impl JumpCloudSim {
         self.shared.log.snapshot()
     }
 
+    /// How many there were, without a copy of them.
+    pub fn requests_total(&self) -> u64 {
+        self.shared.log.total()
+    }
+
     /// Starts the counting again.
     pub fn reset_requests(&self) {
         self.shared.log.reset();

@@ -468,6 +468,11 @@ impl Daemon {
         self.readers.shutdown().await;
     }
 
+    /// Whether it has ended already.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGTERM; asserts that the end is a good one.
     pub async fn terminate(self) -> Exit {
         self.signal(Signal::TERM);

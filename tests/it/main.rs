@@ -14,6 +14,7 @@ mod architecture;
 mod bad_input;
 mod c1z_file;
 mod captured;
+mod chaos;
 mod cli;
 mod contract;
 mod control_plane;

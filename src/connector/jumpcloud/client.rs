@@ -230,9 +230,13 @@ impl Client {
         Self::with_policy(settings, retry::Policy::default())
     }
 
-    /// Builds a client whose requests are counted there.
-    pub fn measured(settings: Settings, metrics: Metrics) -> Result<Self, Error> {
-        Self::build(settings, retry::Policy::default(), metrics)
+    /// Builds a client with this retry policy, whose requests are counted there.
+    pub fn measured(
+        settings: Settings,
+        policy: retry::Policy,
+        metrics: Metrics,
+    ) -> Result<Self, Error> {
+        Self::build(settings, policy, metrics)
     }
 
     /// Builds a client with another retry policy than the default one.

@@ -128,6 +128,13 @@ impl RequestLog {
             .clone()
     }
 
+    pub(super) fn total(&self) -> u64 {
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .total
+    }
+
     pub(super) fn reset(&self) {
         *self.requests.lock().unwrap_or_else(PoisonError::into_inner) = Requests::default();
     }

@@ -1,0 +1,968 @@
+//! Carries a plan out: the world, the daemon and its deaths, tasks, faults and changes; ends with what was observed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
+
+use baton_jumpcloud::{
+    clock::{Clock as _, SystemClock},
+    proto::{
+        baton::{self, task::SyncFullTask},
+        connector as v2,
+    },
+    sim::{
+        conductorone::{self, KeyKind, Rpc, Stage, full_sync, tasks},
+        jumpcloud::{FULL_KEY, Id, JumpCloudSim, MembershipMethod, NewUser, Tenant, Truth},
+    },
+};
+use fastrand::Rng;
+use rustix::process::Signal;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    history::{History, Said, facts},
+    judge::{Answer, Asked, Blow, Ended, Held, Observed},
+    plan::{Death, Moment, Order, Plan, Story, Trouble, Wish},
+};
+use crate::daemon::{Daemon, Exit, Launch, PATIENCE, Scene, entries};
+
+/// How often the world is looked at.
+const TICK: Duration = Duration::from_millis(2);
+/// How long a whole life may take before what is unfinished counts as forgotten.
+const LIFE: Duration = Duration::from_secs(90);
+/// Given to the daemon as its grace period.
+const GRACE: Duration = Duration::from_secs(4);
+/// Changes of the directory in one life.
+const MOST_MOVES: usize = 60;
+/// Syncs that may be needed at the end until every fault is used up.
+const LAST_SYNCS: usize = 6;
+/// What the daemon may keep in its work folder between two tasks.
+pub const DOCUMENTED: [&str; 1] = [baton_jumpcloud::provisioning::STATE_FOLDER];
+
+/// What stays open from the first change on: the trail, and the lock of the folder of the journal.
+const KEPT_OPEN: [&str; 2] = [AUDIT_LOG, baton_jumpcloud::provisioning::STATE_FOLDER];
+const AUDIT_LOG: &str = "audit.jsonl";
+
+/// What one life tells besides what is judged.
+#[derive(Debug, Default, Clone)]
+pub struct Figures {
+    pub kills: u32,
+    pub terms: u32,
+    pub restarts: u32,
+    pub moves: usize,
+    /// Requests of a sync that nothing disturbed, those before the death of another one, and those after it.
+    pub resumed: Option<(u64, u64, u64)>,
+}
+
+/// A life that was lived.
+pub struct Lived {
+    pub observed: Observed,
+    pub figures: Figures,
+    /// What each process said.
+    pub logs: Vec<String>,
+}
+
+/// A task that was given.
+struct Given {
+    id: String,
+    wish: Wish,
+    cancel: Option<Duration>,
+    again: Option<Duration>,
+    handed_out: Option<Instant>,
+    cancelled: bool,
+    abandoned: bool,
+    is_calm: bool,
+    /// For a change: whom, and where.
+    about: Option<(Id, Id)>,
+    login: String,
+    has_successor: bool,
+}
+
+struct InForce {
+    rule: String,
+    until: Duration,
+    blow: usize,
+    seen: u64,
+}
+
+struct Life<'a> {
+    plan: &'a Plan,
+    scene: Scene,
+    random: Rng,
+    begun: Instant,
+    history: History,
+    given: Vec<Given>,
+    blows: Vec<Blow>,
+    in_force: Vec<InForce>,
+    slow: Vec<(Rpc, Duration)>,
+    protected: BTreeSet<Id>,
+    group: Id,
+    figures: Figures,
+    ends: Vec<Ended>,
+    exits: Vec<Exit>,
+    broken: Vec<String>,
+    logins: usize,
+}
+
+/// Lives it.
+pub async fn live(plan: &Plan) -> Lived {
+    let config = conductorone::Config {
+        next_poll: Some(Duration::from_millis(100)),
+        lease: Duration::from_secs(3),
+        // What is handed out twice begins its heartbeats anew, while the upload of the first time may be under way.
+        require_heartbeat: false,
+        ..conductorone::Config::default()
+    };
+    let scene = Scene::of(config, plan.shape.clone()).await;
+    scene.directory.change_behaviour(|behaviour| {
+        behaviour.latency = plan.latency;
+        behaviour.fault_seed = plan.seed;
+        behaviour.retry_after = None;
+    });
+    let truth = scene.directory.truth();
+    let history = History::new(SystemClock.now(), facts(&truth));
+    let group = scene.directory.inspect(Tenant::group_ids).unwrap()[0];
+    let mut life = Life {
+        plan,
+        scene,
+        random: Rng::with_seed(plan.seed),
+        begun: Instant::now(),
+        history,
+        given: Vec::new(),
+        blows: Vec::new(),
+        in_force: Vec::new(),
+        slow: Vec::new(),
+        protected: BTreeSet::from([group]),
+        group,
+        figures: Figures::default(),
+        ends: Vec::new(),
+        exits: Vec::new(),
+        broken: Vec::new(),
+        logins: 0,
+    };
+    let launch = life.launch();
+    let daemon = life.scene.serving(launch.clone()).await;
+    let at_rest = at_rest(&daemon).await;
+    life.begun = Instant::now();
+    let daemon = match &plan.story {
+        Story::Resume {
+            at,
+            signal,
+            other_task,
+        } => life.resume(daemon, *at, *signal, *other_task).await,
+        Story::Storm {
+            orders,
+            weather,
+            deaths,
+            moves,
+        } => life.storm(daemon, orders, weather, deaths, *moves).await,
+    };
+    life.calm().await;
+    life.end(daemon, at_rest).await
+}
+
+/// What a daemon holds that has nothing to do: the least of some looks, since calls come and go.
+async fn at_rest(daemon: &Daemon) -> Held {
+    let mut least = held(daemon);
+    for _ in 0..6 {
+        sleep(Duration::from_millis(40)).await;
+        let now = held(daemon);
+        if now.files.values().sum::<usize>() < least.files.values().sum() {
+            least = now;
+        }
+    }
+    least
+}
+
+fn held(daemon: &Daemon) -> Held {
+    let mut held = Held::default();
+    let process = format!("/proc/{}", daemon.pid.as_raw_nonzero());
+    for entry in std::fs::read_dir(format!("{process}/fd"))
+        .into_iter()
+        .flatten()
+    {
+        let Some(target) = entry
+            .ok()
+            .and_then(|entry| std::fs::read_link(entry.path()).ok())
+        else {
+            continue;
+        };
+        let target = target.to_string_lossy();
+        if KEPT_OPEN.iter().any(|name| target.contains(name)) {
+            continue;
+        }
+        // Sockets and the like have a number behind a colon.
+        let kind = target.split(":[").next().unwrap_or_default();
+        *held.files.entry(kind.to_owned()).or_default() += 1;
+    }
+    let status = std::fs::read_to_string(format!("{process}/status")).unwrap_or_default();
+    held.rss_kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or_default();
+    held
+}
+
+impl Life<'_> {
+    fn launch(&self) -> Launch {
+        self.scene
+            .service()
+            // A key in a file could still be replaced, so that one that is refused would be waited for.
+            .without("api-key-file")
+            .variable("BATON_API_KEY", FULL_KEY)
+            .switch("provisioning")
+            .flag("audit-log", self.scene.path(AUDIT_LOG))
+            .flag("simulate-haste", "20")
+            .flag("http-timeout-seconds", "2")
+            .flag("shutdown-grace", format!("{}s", GRACE.as_secs()))
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Notes what is true now.
+    fn look(&mut self) {
+        let history = &mut self.history;
+        self.scene
+            .directory
+            .inspect(|tenant| history.look(SystemClock.now(), facts(&Truth::of(tenant))));
+    }
+
+    // Tasks.
+
+    fn give(&mut self, wish: Wish, cancel: Option<Duration>, again: Option<Duration>) -> usize {
+        let mut given = Given {
+            id: String::new(),
+            wish,
+            cancel,
+            again,
+            handed_out: None,
+            cancelled: false,
+            abandoned: false,
+            is_calm: false,
+            about: None,
+            login: String::new(),
+            has_successor: false,
+        };
+        let Some(task) = self.task(&mut given) else {
+            // Nobody is left to be granted or revoked anything.
+            return self.give(Wish::Sync, cancel, again);
+        };
+        given.id = self.scene.cloud.enqueue(task);
+        self.given.push(given);
+        self.given.len() - 1
+    }
+
+    fn task(&mut self, given: &mut Given) -> Option<baton::Task> {
+        let directory = &self.scene.directory;
+        let group = self.group;
+        match given.wish {
+            Wish::Sync => Some(full_sync(SyncFullTask::default())),
+            Wish::Account => {
+                self.logins += 1;
+                given.login = format!("chaos.hire{}", self.logins);
+                let account = v2::AccountInfo {
+                    emails: vec![v2::account_info::Email {
+                        address: format!("{}@example.com", given.login),
+                        is_primary: true,
+                    }],
+                    login: given.login.clone(),
+                    profile: Some(tasks::structure(
+                        &json!({"first_name": "Chaos", "last_name": "Hire"}),
+                    )),
+                    ..Default::default()
+                };
+                let key = self.scene.cloud.encrypt_to(KeyKind::Ed25519).unwrap();
+                let password = Some(tasks::random_password(24));
+                Some(tasks::create_account(account, password, vec![key]))
+            }
+            Wish::Grant | Wish::Revoke => {
+                let truth = directory.truth();
+                let administrators: BTreeSet<Id> = truth
+                    .admins
+                    .values()
+                    .filter_map(|admin| admin.user)
+                    .collect();
+                let members = &truth.groups[&group].members;
+                let user = truth
+                    .users
+                    .iter()
+                    .filter(|(id, facts)| {
+                        facts.status == "active"
+                            && !administrators.contains(id)
+                            && !self.protected.contains(id)
+                            && members.contains(id) == (given.wish == Wish::Revoke)
+                    })
+                    .map(|(id, _)| *id)
+                    .next()?;
+                self.protected.insert(user);
+                given.about = Some((group, user));
+                let (on, whom) = (group.to_string(), user.to_string());
+                let bare = |kind: &str, id: &str| v2::Resource {
+                    id: Some(tasks::resource_id(kind, id)),
+                    ..Default::default()
+                };
+                let entitlement = v2::Entitlement {
+                    id: format!("group:{on}"),
+                    resource: Some(bare("group", &on)),
+                    ..Default::default()
+                };
+                Some(if given.wish == Wish::Grant {
+                    tasks::grant(entitlement, bare("user", &whom))
+                } else {
+                    tasks::revoke(v2::Grant {
+                        id: format!("group-grant:{on}:user:{whom}:{on}"),
+                        entitlement: Some(entitlement),
+                        principal: Some(bare("user", &whom)),
+                        ..Default::default()
+                    })
+                })
+            }
+        }
+    }
+
+    /// What ConductorOne does to tasks that it has handed out.
+    fn attend(&mut self) {
+        for given in &mut self.given {
+            let Some(state) = self.scene.cloud.task(&given.id) else {
+                continue;
+            };
+            if state.deliveries == 0 {
+                continue;
+            }
+            let age = given.handed_out.get_or_insert_with(Instant::now).elapsed();
+            if given.cancel.is_some_and(|after| age >= after) {
+                given.cancel = None;
+                if state.stage != Stage::Finished {
+                    given.cancelled = self.scene.cloud.cancel(&given.id);
+                }
+            }
+            if given.again.is_some_and(|after| age >= after) {
+                given.again = None;
+                self.scene.cloud.deliver_again(&given.id);
+            }
+        }
+    }
+
+    fn is_answered(&self, given: &Given) -> bool {
+        given.abandoned
+            || self
+                .scene
+                .cloud
+                .task(&given.id)
+                .is_some_and(|state| state.stage == Stage::Finished)
+    }
+
+    /// A sync that ended with the process is asked for once more, as another task.
+    fn succeed(&mut self) {
+        let ended: Vec<usize> = (0..self.given.len())
+            .filter(|&index| {
+                let given = &self.given[index];
+                given.wish == Wish::Sync && !given.has_successor && self.is_answered(given)
+            })
+            .collect();
+        if ended.is_empty() {
+            return;
+        }
+        let finishes = self.scene.cloud.finishes();
+        for index in ended {
+            self.given[index].has_successor = true;
+            let id = &self.given[index].id;
+            let stopped = finishes
+                .iter()
+                .rfind(|finish| finish.request.task_id == *id)
+                .is_some_and(|finish| finish.message().contains("shutting down"));
+            if stopped {
+                self.give(Wish::Sync, None, None);
+            }
+        }
+    }
+
+    // Faults.
+
+    fn strike(&mut self, trouble: &Trouble) {
+        let cloud = &self.scene.cloud;
+        let now = self.begun.elapsed();
+        let mut fired = 1;
+        match trouble {
+            Trouble::Directory { rule, lasts } => {
+                fired = 0;
+                self.in_force.push(InForce {
+                    rule: rule.clone(),
+                    until: now + *lasts,
+                    blow: self.blows.len(),
+                    seen: self.matching(rule),
+                });
+            }
+            Trouble::Throttle(time) => self.scene.directory.throttle_for(*time),
+            Trouble::Fail { rpc, code, times } => {
+                (0..*times).for_each(|_| cloud.fail_next(*rpc, *code));
+            }
+            Trouble::Slow { rpc, by, lasts } => {
+                cloud.delay(*rpc, *by);
+                self.slow.push((*rpc, now + *lasts));
+            }
+            Trouble::Outage(time) => cloud.outage_for(*time),
+            Trouble::GoAway => cloud.goaway(),
+            Trouble::RevokeTokens => cloud.revoke_tokens(),
+            Trouble::TokensDown(time) => {
+                cloud.token_endpoint_down_for(*time);
+                cloud.revoke_tokens();
+            }
+            Trouble::RefuseChecksum => cloud.refuse_next_checksum(),
+            Trouble::LoseFinish => cloud.lose_next_finish_answer(),
+            Trouble::BreakUpload { after, how } => cloud.break_next_upload(*after, *how),
+        }
+        self.blows.push(Blow {
+            kind: trouble.kind(),
+            explains: trouble.explains(),
+            fired,
+        });
+        if fired == 0 {
+            self.renew_rules();
+        }
+    }
+
+    /// Puts the rules in force that are to be; the simulator then counts anew for each.
+    fn renew_rules(&mut self) {
+        self.count_fired();
+        let rules: Vec<_> = self
+            .in_force
+            .iter()
+            .map(|entry| entry.rule.parse().unwrap())
+            .collect();
+        self.scene
+            .directory
+            .change_behaviour(|behaviour| behaviour.faults = rules);
+    }
+
+    /// Requests that a rule counts.
+    fn matching(&self, rule: &str) -> u64 {
+        let (on, _) = rule.split_once('@').unwrap();
+        let (method, template) = on.split_once(' ').unwrap_or(("", on));
+        let requests = self.scene.directory.requests();
+        requests
+            .by_endpoint
+            .iter()
+            .filter(|(endpoint, _)| {
+                let (of, path) = endpoint.split_once(' ').unwrap_or(("", endpoint));
+                (method.is_empty() || of == method) && (template == "*" || path == template)
+            })
+            .map(|(_, counter)| counter.total)
+            .sum()
+    }
+
+    /// Adds up how often the rules in force hit since they were counted last.
+    fn count_fired(&mut self) {
+        for index in 0..self.in_force.len() {
+            let entry = &self.in_force[index];
+            let now = self.matching(&entry.rule);
+            let matched = now - entry.seen;
+            let when = entry.rule.split('@').nth(1).unwrap();
+            let when = when.split(':').next().unwrap();
+            let number = |text: &str| text.parse::<u64>().unwrap();
+            let fired = if when == "always" {
+                matched
+            } else if let Some(step) = when.strip_prefix("every") {
+                matched / number(step)
+            } else {
+                let (first, last) = when.split_once('-').unwrap_or((when, when));
+                (matched.min(number(last)) + 1).saturating_sub(number(first))
+            };
+            let blow = entry.blow;
+            self.blows[blow].fired += fired;
+            self.in_force[index].seen = now;
+        }
+    }
+
+    fn end_due_faults(&mut self) {
+        let now = self.elapsed();
+        if self.in_force.iter().any(|entry| entry.until <= now) {
+            self.count_fired();
+            self.in_force.retain(|entry| entry.until > now);
+            self.renew_rules();
+        }
+        let cloud = &self.scene.cloud;
+        self.slow.retain(|(rpc, until)| {
+            if *until <= now {
+                cloud.delay(*rpc, Duration::ZERO);
+            }
+            *until > now
+        });
+    }
+
+    /// No fault any more.
+    async fn calm(&mut self) {
+        self.count_fired();
+        self.in_force.clear();
+        self.scene.directory.clear_faults();
+        self.scene.directory.throttle_for(Duration::ZERO);
+        for (rpc, _) in self.slow.drain(..) {
+            self.scene.cloud.delay(rpc, Duration::ZERO);
+        }
+        self.scene.cloud.end_outage();
+        self.scene.cloud.token_endpoint_down_for(Duration::ZERO);
+    }
+
+    // Changes by somebody else.
+
+    fn change(&mut self) {
+        self.figures.moves += 1;
+        let Self {
+            history,
+            random,
+            protected,
+            scene,
+            ..
+        } = self;
+        let number = random.u32(..);
+        scene.directory.edit(|tenant| {
+            let before = Truth::of(tenant);
+            history.look(SystemClock.now(), facts(&before));
+            somebody_changes(tenant, &before, random, protected, number);
+            history.look(SystemClock.now(), facts(&Truth::of(tenant)));
+        });
+    }
+
+    // Stories.
+
+    async fn storm(
+        &mut self,
+        mut daemon: Daemon,
+        orders: &[Order],
+        weather: &[(Duration, Trouble)],
+        deaths: &[Death],
+        moves: Option<Duration>,
+    ) -> Daemon {
+        let mut orders = orders.to_vec();
+        orders.sort_by_key(|order| order.at);
+        orders.reverse();
+        let mut weather = weather.to_vec();
+        weather.sort_by_key(|(at, _)| *at);
+        weather.reverse();
+        let mut deaths = deaths.iter();
+        let mut death = deaths.next();
+        let mut started = (Instant::now(), self.scene.directory.requests_total());
+        let mut next_move = Duration::ZERO;
+        let mut next_look = Duration::ZERO;
+        loop {
+            sleep(TICK).await;
+            let now = self.elapsed();
+            while let Some(order) = orders.pop_if(|order| order.at <= now) {
+                self.give(order.wish, order.cancel, order.again);
+            }
+            while let Some((_, trouble)) = weather.pop_if(|(at, _)| *at <= now) {
+                self.strike(&trouble);
+            }
+            self.end_due_faults();
+            self.attend();
+            if let Some(every) = moves
+                && now >= next_move
+                && self.figures.moves < MOST_MOVES
+            {
+                next_move = now + every;
+                self.change();
+            }
+            if now >= next_look {
+                next_look = now + Duration::from_millis(100);
+                self.look();
+            }
+            let is_due = death.is_some_and(|death| match death.when {
+                Moment::Requests(count) => {
+                    self.scene.directory.requests_total() >= started.1 + count
+                }
+                Moment::Time(after) => started.0.elapsed() >= after,
+            });
+            if is_due && let Some(due) = death {
+                death = deaths.next();
+                daemon = self.die(daemon, due).await;
+                started = (Instant::now(), self.scene.directory.requests_total());
+            }
+            if daemon.has_ended() {
+                self.broken.push("the daemon ended by itself".to_owned());
+                let exit = daemon.ended_leaving().await;
+                self.ended(exit, false, false, Duration::ZERO);
+                daemon = self.launch().start();
+                self.figures.restarts += 1;
+            }
+            self.succeed();
+            let is_over = orders.is_empty()
+                && self
+                    .given
+                    .iter()
+                    .all(|given| self.is_answered(given) && given.again.is_none());
+            if is_over || now > LIFE {
+                return daemon;
+            }
+        }
+    }
+
+    /// Ends the process and starts another one.
+    async fn die(&mut self, daemon: Daemon, death: &Death) -> Daemon {
+        self.stop(daemon, death.signal).await;
+        sleep(death.rest).await;
+        if !death.lease {
+            for given in &self.given {
+                let state = self.scene.cloud.task(&given.id);
+                if state.is_some_and(|state| matches!(state.stage, Stage::Leased { .. })) {
+                    self.scene.cloud.deliver_again(&given.id);
+                }
+            }
+        }
+        self.figures.restarts += 1;
+        self.launch().start()
+    }
+
+    async fn stop(&mut self, daemon: Daemon, signal: Signal) {
+        let begun = Instant::now();
+        daemon.signal(signal);
+        let exit = daemon.ended_leaving().await;
+        let is_kill = signal == Signal::KILL;
+        if is_kill {
+            self.figures.kills += 1;
+        } else {
+            self.figures.terms += 1;
+        }
+        self.ended(exit, is_kill, !is_kill, begun.elapsed());
+        // What the simulator still works on for a client that is gone.
+        sleep(Duration::from_millis(20)).await;
+    }
+
+    fn ended(&mut self, exit: Exit, killed: bool, asked: bool, took: Duration) {
+        self.ends.push(Ended {
+            killed,
+            asked,
+            code: exit.code,
+            took,
+            limit: GRACE + Duration::from_secs(2),
+        });
+        self.exits.push(exit);
+    }
+
+    async fn resume(
+        &mut self,
+        daemon: Daemon,
+        at: f64,
+        signal: Signal,
+        other_task: bool,
+    ) -> Daemon {
+        let before = self.scene.directory.requests_total();
+        self.sync_in_peace().await;
+        let calm = self.scene.directory.requests_total() - before;
+        let first = self.give(Wish::Sync, None, None);
+        let from = self.scene.directory.requests_total();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a share of a small number"
+        )]
+        let target = 1 + (at * calm as f64) as u64;
+        let id = self.given[first].id.clone();
+        while self.scene.directory.requests_total() < from + target {
+            if self.is_answered(&self.given[first]) || self.elapsed() > LIFE {
+                // It was over before its time came.
+                return daemon;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.stop(daemon, signal).await;
+        if self.is_answered(&self.given[first]) && signal == Signal::KILL {
+            return self.restart();
+        }
+        let spent = self.scene.directory.requests_total() - from;
+        let from = self.scene.directory.requests_total();
+        let was_stopped = self.is_answered(&self.given[first]);
+        let daemon = if other_task || was_stopped {
+            self.given[first].abandoned = !was_stopped;
+            let next = self.scene.cloud.task(&id).unwrap();
+            assert!(was_stopped || matches!(next.stage, Stage::Leased { .. }));
+            let next = self.give(Wish::Sync, None, None);
+            let daemon = self.restart();
+            self.wait_for(next).await;
+            daemon
+        } else {
+            self.scene.cloud.deliver_again(&id);
+            let daemon = self.restart();
+            self.wait_for(first).await;
+            daemon
+        };
+        let again = self.scene.directory.requests_total() - from;
+        self.figures.resumed = Some((calm, spent, again));
+        daemon
+    }
+
+    fn restart(&mut self) -> Daemon {
+        self.figures.restarts += 1;
+        self.launch().start()
+    }
+
+    async fn wait_for(&self, index: usize) {
+        while !self.is_answered(&self.given[index]) && self.elapsed() < LIFE {
+            sleep(TICK).await;
+        }
+    }
+
+    /// One sync that must end well.
+    async fn sync_in_peace(&mut self) {
+        let index = self.give(Wish::Sync, None, None);
+        self.given[index].is_calm = true;
+        self.wait_for(index).await;
+    }
+
+    // The end.
+
+    /// Syncs until nothing is left of the faults, then ends the process and looks at everything.
+    async fn end(mut self, daemon: Daemon, at_rest_before: Held) -> Lived {
+        for round in 0..LAST_SYNCS {
+            self.begun = Instant::now();
+            self.look();
+            let is_last = round + 1 == LAST_SYNCS;
+            let index = self.give(Wish::Sync, None, None);
+            // A fault that was never met may still be waiting for the first few.
+            self.given[index].is_calm = is_last || self.blows.is_empty();
+            self.wait_for(index).await;
+            let id = &self.given[index].id;
+            let finishes = self.scene.cloud.finishes();
+            if finishes
+                .iter()
+                .any(|finish| finish.request.task_id == *id && finish.is_success())
+            {
+                break;
+            }
+        }
+        self.look();
+        let at_last = at_rest(&daemon).await;
+        let mut left = self.undocumented("idle");
+        self.stop(daemon, Signal::TERM).await;
+        left.extend(self.undocumented("ended"));
+        for path in entries(&self.scene.path("tmp")) {
+            left.push(format!("tmp: {}", path.display()));
+        }
+        let observed = self.observe(at_rest_before, at_last, left).await;
+        let logs = self.exits.iter().map(|exit| exit.stderr.clone()).collect();
+        Lived {
+            observed,
+            figures: self.figures,
+            logs,
+        }
+    }
+
+    fn undocumented(&self, when: &str) -> Vec<String> {
+        entries(&self.scene.work_dir())
+            .into_iter()
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default();
+                !DOCUMENTED.iter().any(|documented| name == *documented)
+            })
+            .map(|path| format!("{when}: {}", path.display()))
+            .collect()
+    }
+
+    async fn observe(&mut self, at_rest: Held, at_last: Held, left: Vec<String>) -> Observed {
+        let cloud = &self.scene.cloud;
+        let finishes = cloud.finishes();
+        let writes = self.scene.directory.writes();
+        let mut broken = std::mem::take(&mut self.broken);
+        let tasks: Vec<Asked> = self
+            .given
+            .iter()
+            .map(|given| {
+                let state = cloud.task(&given.id).unwrap();
+                let answers = finishes
+                    .iter()
+                    .filter(|finish| finish.request.task_id == given.id && !finish.repeated)
+                    .map(|finish| Answer {
+                        code: if finish.is_success() {
+                            0
+                        } else {
+                            finish.code().max(1)
+                        },
+                        message: finish.message().to_owned(),
+                        is_final: finish.is_non_retryable(),
+                    })
+                    .collect();
+                let (writes, is_so) = match (given.wish, given.about) {
+                    (Wish::Sync, _) => (0, true),
+                    (Wish::Account, _) => {
+                        let user = self.scene.directory.user_by_username(&given.login);
+                        (usize::from(user.is_some()), user.is_some())
+                    }
+                    (wish, Some((group, user))) => {
+                        let operation = if wish == Wish::Grant { "add" } else { "remove" };
+                        let count = writes
+                            .recent
+                            .iter()
+                            .filter(|write| {
+                                write.endpoint == "POST /api/v2/usergroups/{id}/members"
+                                    && write.ids.contains(&group)
+                                    && write.ids.contains(&user)
+                                    && write.changed.iter().any(|what| what == operation)
+                            })
+                            .count();
+                        let is_member = self.scene.directory.is_member(group, user);
+                        (count, is_member == (wish == Wish::Grant))
+                    }
+                    (_, None) => (0, false),
+                };
+                Asked {
+                    id: given.id.clone(),
+                    wish: given.wish,
+                    answers,
+                    deliveries: state.deliveries,
+                    cancelled: given.cancelled,
+                    abandoned: given.abandoned,
+                    is_calm: given.is_calm,
+                    writes,
+                    is_so,
+                }
+            })
+            .collect();
+        let mut passwords = Vec::new();
+        for task in &tasks {
+            if task.wish == Wish::Account && task.answers.last().is_some_and(Answer::is_success) {
+                match cloud.reveal(&task.id) {
+                    Ok(secrets) => passwords.extend(
+                        secrets
+                            .iter()
+                            .map(|revealed| revealed.secret.expose_secret().to_owned()),
+                    ),
+                    Err(error) => broken.push(format!("a password cannot be opened: {error:#}")),
+                }
+            }
+        }
+        let (files, unreadable) = read(cloud.uploads(), self.scene.path("cwd")).await;
+        let was_repeated = tasks.iter().any(|task| task.deliveries > 1);
+        let breaches = cloud
+            .breaches()
+            .into_iter()
+            .map(|breach| breach.to_string())
+            // The simulator counts heartbeats and uploads from the last delivery on; what the first one did is gone.
+            .filter(|text| !(was_repeated && text.contains("without a verified upload")))
+            .collect();
+        let panics = self
+            .exits
+            .iter()
+            .flat_map(|exit| exit.stderr.lines())
+            .filter(|line| line.contains("panicked"))
+            .map(str::to_owned)
+            .collect();
+        Observed {
+            tasks,
+            files,
+            unreadable,
+            history: self.history.clone(),
+            breaches,
+            blows: self.blows.clone(),
+            ends: self.ends.clone(),
+            accounts_made: writes.count("POST /api/systemusers"),
+            at_rest,
+            at_last,
+            left,
+            panics,
+            shown: self.shown(&passwords),
+            broken,
+        }
+    }
+
+    /// Where one of these can be read: in what the processes said, and in the files that they left.
+    fn shown(&self, passwords: &[String]) -> Vec<String> {
+        let mut texts: BTreeMap<String, String> = BTreeMap::new();
+        for (number, exit) in self.exits.iter().enumerate() {
+            texts.insert(format!("the log of process {number}"), exit.stderr.clone());
+        }
+        let mut todo = vec![
+            self.scene.work_dir(),
+            self.scene.path("tmp"),
+            self.scene.path(AUDIT_LOG),
+        ];
+        while let Some(path) = todo.pop() {
+            if path.is_dir() {
+                todo.extend(entries(&path));
+            } else if let Ok(bytes) = std::fs::read(&path) {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                texts.insert(path.display().to_string(), text);
+            }
+        }
+        let secret = self.scene.cloud.client_secret_text();
+        let mut secrets: Vec<&str> = passwords.iter().map(String::as_str).collect();
+        secrets.extend([FULL_KEY, secret]);
+        texts
+            .into_iter()
+            .filter(|(_, text)| secrets.iter().any(|secret| text.contains(secret)))
+            .map(|(place, _)| place)
+            .collect()
+    }
+}
+
+async fn read(
+    uploads: Vec<conductorone::Upload>,
+    folder: std::path::PathBuf,
+) -> (Vec<Said>, Vec<String>) {
+    tokio::task::spawn_blocking(move || {
+        let (mut files, mut unreadable) = (Vec::new(), Vec::new());
+        for upload in uploads.iter().filter(|upload| upload.summary.is_some()) {
+            match Said::read(&upload.task_id, Path::new(&upload.path), &folder) {
+                Ok(said) => files.push(said),
+                Err(problem) => unreadable.push(format!("task {}: {problem}", upload.task_id)),
+            }
+        }
+        (files, unreadable)
+    })
+    .await
+    .unwrap()
+}
+
+/// One change as an administrator makes it, of what no task is about.
+fn somebody_changes(
+    tenant: &mut Tenant,
+    truth: &Truth,
+    random: &mut Rng,
+    protected: &BTreeSet<Id>,
+    number: u32,
+) {
+    let free = |ids: Vec<Id>| -> Vec<Id> {
+        ids.into_iter()
+            .filter(|id| !protected.contains(id))
+            .collect()
+    };
+    let users = free(tenant.user_ids());
+    let groups = free(tenant.group_ids());
+    let apps = tenant.app_ids();
+    let toggled = |of: &BTreeSet<Id>, user: Id| -> Vec<Id> {
+        let mut of = of.clone();
+        if !of.remove(&user) {
+            of.insert(user);
+        }
+        of.into_iter().collect()
+    };
+    let (Some(user), Some(group), Some(app)) = (
+        random.choice(&users).copied(),
+        random.choice(&groups).copied(),
+        random.choice(&apps).copied(),
+    ) else {
+        return;
+    };
+    match random.u8(0..10) {
+        0 | 1 => drop(tenant.add_user(NewUser::default())),
+        2 if users.len() > 20 => drop(tenant.remove_user(user)),
+        3 if users.len() > 20 => drop(tenant.remove_user_leaving_edges(user)),
+        4 => {
+            let new = tenant.add_group(&format!("Moving {number:08x}"), MembershipMethod::Static);
+            drop(tenant.set_members(new, &[user]));
+        }
+        5 if groups.len() > 3 => drop(tenant.remove_group(group)),
+        6 => {
+            let app_truth = &truth.apps[&app];
+            let groups: Vec<Id> = app_truth.groups.iter().copied().collect();
+            drop(tenant.set_app_bindings(app, &groups, &toggled(&app_truth.users, user)));
+        }
+        _ => drop(tenant.set_members(group, &toggled(&truth.groups[&group].members, user))),
+    }
+}
