@@ -7,6 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
+.PHONY: help build demo test test-process crash chaos soak rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests clean
 .PHONY: help build demo test test-process crash chaos rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests clean
 .PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests fuzz fuzz-build fuzz-smoke fuzz-corpus clean
 
@@ -33,6 +34,11 @@ crash: ## Kill the daemon in the middle of changes, 200 times, and look for a se
 chaos: ## Live whole lives of the daemon under random faults and deaths (SEED=1 RUNS=300; RUN=17 for a single one)
 	@BATON_CHAOS_SEED=$(or $(SEED),1) BATON_CHAOS_RUNS=$(or $(RUNS),300) BATON_CHAOS_RUN=$(RUN) BATON_CHAOS_AT_ONCE=$(AT_ONCE) \
 	  $(CARGO) test --locked $(FEATURES) --test it many_lives -- --ignored --nocapture
+
+soak: ## Give a release build work for MINUTES=20, and a day of work in fast motion; what it holds must not grow
+	$(CARGO) build --locked --release --bin baton-jumpcloud
+	@BATON_SOAK_MINUTES=$(or $(MINUTES),20) BATON_SOAK_BINARY=$(abspath $(or $(CARGO_TARGET_DIR),target)/release/baton-jumpcloud) \
+	  $(CARGO) test --locked $(FEATURES) --test it a_daemon_for_a_long_time -- --ignored --nocapture
 
 rotation: ## Rotate both credentials 50 times under a running daemon, by the files that it reads
 	$(CARGO) test --locked $(FEATURES) --test it fifty_rotations -- --ignored --nocapture

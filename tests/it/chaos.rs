@@ -25,6 +25,7 @@ mod judge;
 mod life;
 mod plan;
 
+pub use self::life::{AUDIT_LOG, DOCUMENTED, KEPT_OPEN};
 use self::{
     judge::{Asked, Violation},
     life::{Figures, Lived},

@@ -266,6 +266,12 @@ impl Launch {
         self
     }
 
+    /// Another build of the binary.
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = vec![path.into()];
+        self
+    }
+
     /// Runs the binary under another program.
     pub fn under(mut self, wrapper: &[&str]) -> Self {
         let mut program: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
@@ -427,7 +433,51 @@ fn tail(text: &str) -> String {
     lines[from..].join("\n")
 }
 
+/// What a process holds at a moment.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// Open files by path, other descriptors by kind (`socket`, `pipe`, …).
+    pub files: BTreeMap<String, usize>,
+    pub rss_kib: u64,
+    /// As `rss_kib`, but what is shared with other processes counts in part.
+    pub pss_kib: u64,
+    pub threads: u64,
+}
+
 impl Daemon {
+    /// What it holds, but for open files whose path holds one of these texts.
+    pub fn held(&self, ignored: &[&str]) -> Held {
+        let process = format!("/proc/{}", self.pid.as_raw_nonzero());
+        let read = |name: &str| std::fs::read_to_string(format!("{process}/{name}"));
+        let number = |text: &str, field: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(field))
+                .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+                .unwrap_or_default()
+        };
+        let status = read("status").unwrap_or_default();
+        let mut held = Held {
+            files: BTreeMap::new(),
+            rss_kib: number(&status, "VmRSS:"),
+            pss_kib: number(&read("smaps_rollup").unwrap_or_default(), "Pss:"),
+            threads: number(&status, "Threads:"),
+        };
+        let descriptors = std::fs::read_dir(format!("{process}/fd"));
+        for entry in descriptors.into_iter().flatten().flatten() {
+            // One that was closed meanwhile.
+            let Ok(target) = std::fs::read_link(entry.path()) else {
+                continue;
+            };
+            let target = target.to_string_lossy();
+            if !ignored.iter().any(|text| target.contains(text)) {
+                // Sockets and the like have a number behind a colon.
+                let kind = target.split(":[").next().unwrap_or_default();
+                *held.files.entry(kind.to_owned()).or_default() += 1;
+            }
+        }
+        held
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).unwrap();
     }

@@ -42,5 +42,6 @@ mod secrets;
 mod security_doc;
 mod shrink;
 mod sim_conductorone;
+mod soak;
 mod traces;
 mod watchdog;

@@ -1,11 +1,12 @@
 //! What must hold after every life, whatever happened in it.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use super::{
     history::{History, Said},
     plan::Wish,
 };
+use crate::daemon::Held;
 
 /// How many sockets more than at rest may be open at the end: the connections to JumpCloud that are kept for the next
 /// request, and one to ConductorOne that is being replaced.
@@ -73,14 +74,6 @@ pub struct Ended {
     pub code: Option<i32>,
     pub took: Duration,
     pub limit: Duration,
-}
-
-/// What a process holds.
-#[derive(Debug, Clone, Default)]
-pub struct Held {
-    /// Open files by kind.
-    pub files: BTreeMap<String, usize>,
-    pub rss_kib: u64,
 }
 
 /// A fault of the plan.
@@ -283,7 +276,7 @@ fn effective(task: &Asked, add: &mut impl FnMut(&'static str, String)) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use jiff::Timestamp;
 
@@ -321,6 +314,7 @@ mod tests {
         let held = Held {
             files: BTreeMap::from([("socket".to_owned(), 3), ("file".to_owned(), 5)]),
             rss_kib: 50_000,
+            ..Held::default()
         };
         Observed {
             tasks: [Wish::Sync, Wish::Grant, Wish::Revoke, Wish::Account]

@@ -25,10 +25,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     history::{History, Said, facts},
-    judge::{Answer, Asked, Blow, Ended, Held, Observed},
+    judge::{Answer, Asked, Blow, Ended, Observed},
     plan::{Death, Moment, Order, Plan, Story, Trouble, Wish},
 };
-use crate::daemon::{Daemon, Exit, Launch, PATIENCE, Scene, entries};
+use crate::daemon::{Daemon, Exit, Held, Launch, Scene, entries};
 
 /// How often the world is looked at.
 const TICK: Duration = Duration::from_millis(2);
@@ -37,15 +37,15 @@ const LIFE: Duration = Duration::from_secs(90);
 /// Given to the daemon as its grace period.
 const GRACE: Duration = Duration::from_secs(4);
 /// Changes of the directory in one life.
-const MOST_MOVES: usize = 60;
+const MOST_MOVES: usize = 100;
 /// Syncs that may be needed at the end until every fault is used up.
 const LAST_SYNCS: usize = 6;
 /// What the daemon may keep in its work folder between two tasks.
 pub const DOCUMENTED: [&str; 1] = [baton_jumpcloud::provisioning::STATE_FOLDER];
 
 /// What stays open from the first change on: the trail, and the lock of the folder of the journal.
-const KEPT_OPEN: [&str; 2] = [AUDIT_LOG, baton_jumpcloud::provisioning::STATE_FOLDER];
-const AUDIT_LOG: &str = "audit.jsonl";
+pub const KEPT_OPEN: [&str; 2] = [AUDIT_LOG, baton_jumpcloud::provisioning::STATE_FOLDER];
+pub const AUDIT_LOG: &str = "audit.jsonl";
 
 /// What one life tells besides what is judged.
 #[derive(Debug, Default, Clone)]
@@ -167,45 +167,15 @@ pub async fn live(plan: &Plan) -> Lived {
 
 /// What a daemon holds that has nothing to do: the least of some looks, since calls come and go.
 async fn at_rest(daemon: &Daemon) -> Held {
-    let mut least = held(daemon);
+    let mut least = daemon.held(&KEPT_OPEN);
     for _ in 0..6 {
         sleep(Duration::from_millis(40)).await;
-        let now = held(daemon);
+        let now = daemon.held(&KEPT_OPEN);
         if now.files.values().sum::<usize>() < least.files.values().sum() {
             least = now;
         }
     }
     least
-}
-
-fn held(daemon: &Daemon) -> Held {
-    let mut held = Held::default();
-    let process = format!("/proc/{}", daemon.pid.as_raw_nonzero());
-    for entry in std::fs::read_dir(format!("{process}/fd"))
-        .into_iter()
-        .flatten()
-    {
-        let Some(target) = entry
-            .ok()
-            .and_then(|entry| std::fs::read_link(entry.path()).ok())
-        else {
-            continue;
-        };
-        let target = target.to_string_lossy();
-        if KEPT_OPEN.iter().any(|name| target.contains(name)) {
-            continue;
-        }
-        // Sockets and the like have a number behind a colon.
-        let kind = target.split(":[").next().unwrap_or_default();
-        *held.files.entry(kind.to_owned()).or_default() += 1;
-    }
-    let status = std::fs::read_to_string(format!("{process}/status")).unwrap_or_default();
-    held.rss_kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or_default();
-    held
 }
 
 impl Life<'_> {
@@ -536,7 +506,7 @@ impl Life<'_> {
         &mut self,
         mut daemon: Daemon,
         orders: &[Order],
-        weather: &[(Duration, Trouble)],
+        weather: &[(Moment, Trouble)],
         deaths: &[Death],
         moves: Option<Duration>,
     ) -> Daemon {
@@ -544,8 +514,7 @@ impl Life<'_> {
         orders.sort_by_key(|order| order.at);
         orders.reverse();
         let mut weather = weather.to_vec();
-        weather.sort_by_key(|(at, _)| *at);
-        weather.reverse();
+        let first = self.scene.directory.requests_total();
         let mut deaths = deaths.iter();
         let mut death = deaths.next();
         let mut started = (Instant::now(), self.scene.directory.requests_total());
@@ -557,7 +526,13 @@ impl Life<'_> {
             while let Some(order) = orders.pop_if(|order| order.at <= now) {
                 self.give(order.wish, order.cancel, order.again);
             }
-            while let Some((_, trouble)) = weather.pop_if(|(at, _)| *at <= now) {
+            let requests = self.scene.directory.requests_total() - first;
+            let (due, later) = weather.into_iter().partition(|(when, _)| match when {
+                Moment::Requests(count) => requests >= *count,
+                Moment::Time(after) => now >= *after,
+            });
+            weather = later;
+            for (_, trouble) in due as Vec<_> {
                 self.strike(&trouble);
             }
             self.end_due_faults();

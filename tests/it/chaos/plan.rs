@@ -171,7 +171,7 @@ pub enum Story {
     },
     Storm {
         orders: Vec<Order>,
-        weather: Vec<(Duration, Trouble)>,
+        weather: Vec<(Moment, Trouble)>,
         deaths: Vec<Death>,
         /// Somebody else changes the directory this often.
         moves: Option<Duration>,
@@ -219,9 +219,9 @@ impl Plan {
 fn resume(random: &mut Rng) -> (Shape, Duration, Story) {
     let shape = Shape {
         seed: random.u64(..),
-        users: random.u32(300..1200),
+        users: random.u32(150..400),
         groups: random.u32(60..140),
-        members_per_group: random.u32(5..40),
+        members_per_group: random.u32(2..10),
         apps: random.u32(20..50),
         groups_per_app: 2,
         users_per_app: 3,
@@ -255,19 +255,24 @@ fn storm(random: &mut Rng) -> (Shape, Duration, Story) {
     let orders = (0..random.usize(2..=5))
         .map(|number| order(random, number == 0))
         .collect();
-    let mut weather: Vec<(Duration, Trouble)> = Vec::new();
-    for _ in 0..random.usize(0..=4) {
-        let trouble = directory_trouble(random);
-        weather.push((moment(random, WEATHER), trouble));
+    let mut weather = Vec::new();
+    for _ in 0..random.usize(0..=6) {
+        // A sync has 30 to 120 requests; a fault that waits for a time mostly meets none.
+        let when = Moment::Requests(random.u64(0..200));
+        weather.push((when, directory_trouble(random)));
     }
-    for _ in 0..random.usize(0..=3) {
-        let trouble = cloud_trouble(random);
-        weather.push((moment(random, WEATHER), trouble));
+    for _ in 0..random.usize(0..=4) {
+        let when = if random.bool() {
+            Moment::Requests(random.u64(0..200))
+        } else {
+            Moment::Time(moment(random, WEATHER))
+        };
+        weather.push((when, cloud_trouble(random)));
     }
     let deaths = (0..[0, 1, 1, 2, 3][random.usize(0..5)])
         .map(|_| death(random))
         .collect();
-    let moves = (random.u8(0..5) < 3).then(|| millis(random, 20..200));
+    let moves = (random.u8(0..5) < 3).then(|| millis(random, 5..80));
     let story = Story::Storm {
         orders,
         weather,
