@@ -119,8 +119,8 @@ fn jumpcloud_client_with(
 fn retry_policy(config: &Config) -> Policy {
     let policy = Policy::default();
     Policy {
-        min_delay: policy.min_delay / config.jumpcloud.simulate_haste,
-        max_delay: policy.max_delay / config.jumpcloud.simulate_haste,
+        min_delay: policy.min_delay / config.simulate_haste,
+        max_delay: policy.max_delay / config.simulate_haste,
         ..policy
     }
 }
@@ -129,6 +129,33 @@ fn retry_policy(config: &Config) -> Policy {
 #[cfg(not(feature = "simulator"))]
 fn retry_policy(_config: &Config) -> Policy {
     Policy::default()
+}
+
+/// The limits of calls to ConductorOne, whose credential this is.
+fn timeouts(config: &Config, secret: &Secret) -> control_plane::Timeouts {
+    let usual = control_plane::Timeouts {
+        other_credentials: rotation_wait(config, secret),
+        ..control_plane::Timeouts::default()
+    };
+    #[cfg(feature = "simulator")]
+    let usual = {
+        let by = config.simulate_haste.min(10);
+        control_plane::Timeouts {
+            dial: usual.dial / by,
+            handshake: usual.handshake / by,
+            token: usual.token / by,
+            hello: usual.hello / by,
+            poll: usual.poll / by,
+            heartbeat: usual.heartbeat / by,
+            finish: usual.finish / by,
+            upload_idle: usual.upload_idle / by,
+            upload_answer: usual.upload_answer / by,
+            keepalive_interval: usual.keepalive_interval / by,
+            keepalive_answer: usual.keepalive_answer / by,
+            ..usual
+        }
+    };
+    usual
 }
 
 /// How long work waits for another text of this credential when the one in use is rejected: not at all where none can
@@ -252,10 +279,7 @@ pub async fn serve(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             extra_ca_pem: config.extra_ca_pem.clone(),
             proxy: proxy_rules(source.as_ref()),
-            timeouts: control_plane::Timeouts {
-                other_credentials: rotation_wait(config, &service.client_secret),
-                ..control_plane::Timeouts::default()
-            },
+            timeouts: timeouts(config, &service.client_secret),
             clock: Arc::clone(&clock) as _,
             metrics: metrics.clone(),
         })

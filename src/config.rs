@@ -78,6 +78,9 @@ pub struct Config {
     pub debug_until: Option<Timestamp>,
     /// The file that a one-shot run writes.
     pub file: PathBuf,
+    /// Pauses and limits are divided by this, 1 to 1000.
+    #[cfg(feature = "simulator")]
+    pub simulate_haste: u32,
     /// What the operator should know about settings without effect; to be logged once, at start.
     pub notices: Vec<String>,
     resolved: BTreeMap<&'static str, Resolved>,
@@ -145,9 +148,6 @@ pub struct JumpCloud {
     pub max_concurrency: usize,
     /// Merge an administrator into the user with the same e-mail.
     pub merge_administrators: bool,
-    /// The pauses before requests are repeated are divided by this, 1 to 1000.
-    #[cfg(feature = "simulator")]
-    pub simulate_haste: u32,
 }
 
 /// The credentials for JumpCloud.

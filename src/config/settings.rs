@@ -235,15 +235,6 @@ pub const SETTINGS: &[Setting] = &[
         "The most requests to JumpCloud in flight at once, 1 to 64; the connector starts lower and adapts.",
     )
     .default("8"),
-    #[cfg(feature = "simulator")]
-    Setting::new(
-        "simulate-haste",
-        Kind::Integer,
-        JUMPCLOUD,
-        "Divide the pauses before requests to JumpCloud are repeated by this number, 1 to 1000. For tests only.",
-    )
-    .default("1")
-    .hidden(),
     Setting::new(
         "client-id",
         Kind::Text,
@@ -449,6 +440,16 @@ pub const SETTINGS: &[Setting] = &[
         RESOURCES,
         "The official name of work-dir.",
     )
+    .hidden(),
+    #[cfg(feature = "simulator")]
+    Setting::new(
+        "simulate-haste",
+        Kind::Integer,
+        RESOURCES,
+        "Divide the pauses before requests to JumpCloud are repeated by this number, 1 to 1000, and the limits of calls to \
+         ConductorOne by up to ten. For tests only.",
+    )
+    .default("1")
     .hidden(),
     Setting::new(
         "health-check",

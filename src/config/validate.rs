@@ -159,6 +159,8 @@ impl Resolver<'_> {
             #[cfg(feature = "otlp")]
             traces,
             debug_until,
+            #[cfg(feature = "simulator")]
+            simulate_haste: u32::try_from(self.integer("simulate-haste", 1..=1000)).unwrap_or(1),
             file,
             notices: Vec::new(),
             resolved: BTreeMap::new(),
@@ -412,8 +414,6 @@ impl Resolver<'_> {
             http_timeout: Duration::from_secs(u64::try_from(seconds).unwrap_or(300)),
             max_concurrency,
             merge_administrators,
-            #[cfg(feature = "simulator")]
-            simulate_haste: u32::try_from(self.integer("simulate-haste", 1..=1000)).unwrap_or(1),
         })
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::{
     history::{History, Said},
-    plan::Wish,
+    plan::{Excuse, Wish},
 };
 use crate::daemon::Held;
 
@@ -71,6 +71,8 @@ pub struct Ended {
     pub killed: bool,
     /// We asked it to end.
     pub asked: bool,
+    /// ConductorOne refused it at start, which ends a process.
+    pub refused: bool,
     pub code: Option<i32>,
     pub took: Duration,
     pub limit: Duration,
@@ -80,7 +82,7 @@ pub struct Ended {
 #[derive(Debug, Clone)]
 pub struct Blow {
     pub kind: String,
-    pub explains: &'static [i32],
+    pub excuse: Excuse,
     /// How often it struck, at least.
     pub fired: u64,
 }
@@ -229,7 +231,7 @@ fn explained(task: &Asked, observed: &Observed, add: &mut impl FnMut(&'static st
                 .blows
                 .iter()
                 .filter(struck)
-                .any(|blow| blow.explains.contains(&code))
+                .any(|blow| blow.excuse.excuses(code))
         } else {
             observed.blows.iter().any(|blow| struck(&blow))
         };
@@ -333,6 +335,7 @@ mod tests {
             ends: vec![Ended {
                 killed: false,
                 asked: true,
+                refused: false,
                 code: Some(0),
                 took: Duration::from_secs(1),
                 limit: Duration::from_secs(5),
@@ -365,10 +368,10 @@ mod tests {
         }];
     }
 
-    fn blow(explains: &'static [i32], fired: u64) -> Blow {
+    fn blow(codes: &'static [i32], fired: u64) -> Blow {
         Blow {
             kind: "a fault".to_owned(),
-            explains,
+            excuse: Excuse::Codes(codes),
             fired,
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,27 +14,29 @@ use baton_jumpcloud::{
         connector as v2,
     },
     sim::{
-        conductorone::{self, KeyKind, Rpc, Stage, full_sync, tasks},
-        jumpcloud::{FULL_KEY, Id, JumpCloudSim, MembershipMethod, NewUser, Tenant, Truth},
+        conductorone::{self, KeyKind, Stage, full_sync, tasks},
+        jumpcloud::{FULL_KEY, Id, MembershipMethod, NewUser, Tenant, Truth},
+        storm::{Damage, Storm, Strike},
     },
 };
 use fastrand::Rng;
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use rustix::process::Signal;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     history::{History, Said, facts},
     judge::{Answer, Asked, Blow, Ended, Observed},
-    plan::{Death, Moment, Order, Plan, Story, Trouble, Wish},
+    plan::{Death, Excuse, Moment, Order, Plan, Story, Wish, kind},
 };
 use crate::daemon::{Daemon, Exit, Held, Launch, Scene, entries};
 
 /// How often the world is looked at.
 const TICK: Duration = Duration::from_millis(2);
 /// How long a whole life may take before what is unfinished counts as forgotten.
-const LIFE: Duration = Duration::from_secs(90);
+const LIFE: Duration = Duration::from_secs(120);
 /// Given to the daemon as its grace period.
 const GRACE: Duration = Duration::from_secs(4);
 /// Changes of the directory in one life.
@@ -82,23 +85,16 @@ struct Given {
     has_successor: bool,
 }
 
-struct InForce {
-    rule: String,
-    until: Duration,
-    blow: usize,
-    seen: u64,
-}
-
 struct Life<'a> {
     plan: &'a Plan,
-    scene: Scene,
+    scene: Arc<Scene>,
     random: Rng,
     begun: Instant,
     history: History,
     given: Vec<Given>,
     blows: Vec<Blow>,
-    in_force: Vec<InForce>,
-    slow: Vec<(Rpc, Duration)>,
+    /// Faults in force; each ends with its place among the blows, and with what it did.
+    storm: FuturesUnordered<BoxFuture<'static, (usize, Damage)>>,
     protected: BTreeSet<Id>,
     group: Id,
     figures: Figures,
@@ -117,7 +113,7 @@ pub async fn live(plan: &Plan) -> Lived {
         require_heartbeat: false,
         ..conductorone::Config::default()
     };
-    let scene = Scene::of(config, plan.shape.clone()).await;
+    let scene = Arc::new(Scene::of(config, plan.shape.clone()).await);
     scene.directory.change_behaviour(|behaviour| {
         behaviour.latency = plan.latency;
         behaviour.fault_seed = plan.seed;
@@ -134,8 +130,7 @@ pub async fn live(plan: &Plan) -> Lived {
         history,
         given: Vec::new(),
         blows: Vec::new(),
-        in_force: Vec::new(),
-        slow: Vec::new(),
+        storm: FuturesUnordered::new(),
         protected: BTreeSet::from([group]),
         group,
         figures: Figures::default(),
@@ -182,9 +177,11 @@ impl Life<'_> {
     fn launch(&self) -> Launch {
         self.scene
             .service()
-            // A key in a file could still be replaced, so that one that is refused would be waited for.
+            // A credential in a file could still be replaced, so that one that is refused would be waited for.
             .without("api-key-file")
+            .without("client-secret-file")
             .variable("BATON_API_KEY", FULL_KEY)
+            .variable("BATON_CLIENT_SECRET", self.scene.cloud.client_secret_text())
             .switch("provisioning")
             .flag("audit-log", self.scene.path(AUDIT_LOG))
             .flag("simulate-haste", "20")
@@ -356,128 +353,43 @@ impl Life<'_> {
 
     // Faults.
 
-    fn strike(&mut self, trouble: &Trouble) {
-        let cloud = &self.scene.cloud;
-        let now = self.begun.elapsed();
-        let mut fired = 1;
-        match trouble {
-            Trouble::Directory { rule, lasts } => {
-                fired = 0;
-                self.in_force.push(InForce {
-                    rule: rule.clone(),
-                    until: now + *lasts,
-                    blow: self.blows.len(),
-                    seen: self.matching(rule),
-                });
-            }
-            Trouble::Throttle(time) => self.scene.directory.throttle_for(*time),
-            Trouble::Fail { rpc, code, times } => {
-                (0..*times).for_each(|_| cloud.fail_next(*rpc, *code));
-            }
-            Trouble::Slow { rpc, by, lasts } => {
-                cloud.delay(*rpc, *by);
-                self.slow.push((*rpc, now + *lasts));
-            }
-            Trouble::Outage(time) => cloud.outage_for(*time),
-            Trouble::GoAway => cloud.goaway(),
-            Trouble::RevokeTokens => cloud.revoke_tokens(),
-            Trouble::TokensDown(time) => {
-                cloud.token_endpoint_down_for(*time);
-                cloud.revoke_tokens();
-            }
-            Trouble::RefuseChecksum => cloud.refuse_next_checksum(),
-            Trouble::LoseFinish => cloud.lose_next_finish_answer(),
-            Trouble::BreakUpload { after, how } => cloud.break_next_upload(*after, *how),
-        }
+    fn strike(&mut self, strike: Strike) {
+        let number = self.blows.len();
         self.blows.push(Blow {
-            kind: trouble.kind(),
-            explains: trouble.explains(),
-            fired,
+            kind: kind(&strike.blow),
+            excuse: Excuse::of(&strike.blow),
+            // A task may end before the fault that spoilt it does; what did nothing is found out later.
+            fired: 0,
         });
-        if fired == 0 {
-            self.renew_rules();
-        }
+        let scene = Arc::clone(&self.scene);
+        let storm = Storm {
+            seed: self.plan.seed,
+            strikes: vec![strike],
+        };
+        self.storm.push(Box::pin(async move {
+            (number, storm.pass(&scene.directory, &scene.cloud).await)
+        }));
     }
 
-    /// Puts the rules in force that are to be; the simulator then counts anew for each.
-    fn renew_rules(&mut self) {
-        self.count_fired();
-        let rules: Vec<_> = self
-            .in_force
-            .iter()
-            .map(|entry| entry.rule.parse().unwrap())
-            .collect();
-        self.scene
-            .directory
-            .change_behaviour(|behaviour| behaviour.faults = rules);
-    }
-
-    /// Requests that a rule counts.
-    fn matching(&self, rule: &str) -> u64 {
-        let (on, _) = rule.split_once('@').unwrap();
-        let (method, template) = on.split_once(' ').unwrap_or(("", on));
-        let requests = self.scene.directory.requests();
-        requests
-            .by_endpoint
-            .iter()
-            .filter(|(endpoint, _)| {
-                let (of, path) = endpoint.split_once(' ').unwrap_or(("", endpoint));
-                (method.is_empty() || of == method) && (template == "*" || path == template)
-            })
-            .map(|(_, counter)| counter.total)
-            .sum()
-    }
-
-    /// Adds up how often the rules in force hit since they were counted last.
-    fn count_fired(&mut self) {
-        for index in 0..self.in_force.len() {
-            let entry = &self.in_force[index];
-            let now = self.matching(&entry.rule);
-            let matched = now - entry.seen;
-            let when = entry.rule.split('@').nth(1).unwrap();
-            let when = when.split(':').next().unwrap();
-            let number = |text: &str| text.parse::<u64>().unwrap();
-            let fired = if when == "always" {
-                matched
-            } else if let Some(step) = when.strip_prefix("every") {
-                matched / number(step)
-            } else {
-                let (first, last) = when.split_once('-').unwrap_or((when, when));
-                (matched.min(number(last)) + 1).saturating_sub(number(first))
-            };
-            let blow = entry.blow;
-            self.blows[blow].fired += fired;
-            self.in_force[index].seen = now;
-        }
-    }
-
-    fn end_due_faults(&mut self) {
-        let now = self.elapsed();
-        if self.in_force.iter().any(|entry| entry.until <= now) {
-            self.count_fired();
-            self.in_force.retain(|entry| entry.until > now);
-            self.renew_rules();
-        }
-        let cloud = &self.scene.cloud;
-        self.slow.retain(|(rpc, until)| {
-            if *until <= now {
-                cloud.delay(*rpc, Duration::ZERO);
+    /// Lets the faults go on for a moment.
+    async fn weather(&mut self) {
+        let end = Instant::now() + TICK;
+        while let Ok(Some((number, damage))) = timeout_at(end, self.storm.next()).await {
+            self.blows[number].fired = damage.total();
+            for given in &mut self.given {
+                given.cancelled |= damage.cancelled.contains(&given.id);
             }
-            *until > now
-        });
+        }
+        tokio::time::sleep_until(end).await;
     }
 
     /// No fault any more.
     async fn calm(&mut self) {
-        self.count_fired();
-        self.in_force.clear();
-        self.scene.directory.clear_faults();
-        self.scene.directory.throttle_for(Duration::ZERO);
-        for (rpc, _) in self.slow.drain(..) {
-            self.scene.cloud.delay(rpc, Duration::ZERO);
+        // They last two seconds at most.
+        while !self.storm.is_empty() {
+            self.weather().await;
         }
-        self.scene.cloud.end_outage();
-        self.scene.cloud.token_endpoint_down_for(Duration::ZERO);
+        Storm::calm(&self.scene.directory, &self.scene.cloud);
     }
 
     // Changes by somebody else.
@@ -506,7 +418,7 @@ impl Life<'_> {
         &mut self,
         mut daemon: Daemon,
         orders: &[Order],
-        weather: &[(Moment, Trouble)],
+        weather: &[(Moment, Strike)],
         deaths: &[Death],
         moves: Option<Duration>,
     ) -> Daemon {
@@ -521,7 +433,7 @@ impl Life<'_> {
         let mut next_move = Duration::ZERO;
         let mut next_look = Duration::ZERO;
         loop {
-            sleep(TICK).await;
+            self.weather().await;
             let now = self.elapsed();
             while let Some(order) = orders.pop_if(|order| order.at <= now) {
                 self.give(order.wish, order.cancel, order.again);
@@ -532,10 +444,9 @@ impl Life<'_> {
                 Moment::Time(after) => now >= *after,
             });
             weather = later;
-            for (_, trouble) in due as Vec<_> {
-                self.strike(&trouble);
+            for (_, strike) in due as Vec<_> {
+                self.strike(strike);
             }
-            self.end_due_faults();
             self.attend();
             if let Some(every) = moves
                 && now >= next_move
@@ -560,7 +471,6 @@ impl Life<'_> {
                 started = (Instant::now(), self.scene.directory.requests_total());
             }
             if daemon.has_ended() {
-                self.broken.push("the daemon ended by itself".to_owned());
                 let exit = daemon.ended_leaving().await;
                 self.ended(exit, false, false, Duration::ZERO);
                 daemon = self.launch().start();
@@ -613,6 +523,7 @@ impl Life<'_> {
         self.ends.push(Ended {
             killed,
             asked,
+            refused: exit.stderr.contains("refused this connector at start"),
             code: exit.code,
             took,
             limit: GRACE + Duration::from_secs(2),

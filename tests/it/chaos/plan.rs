@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use baton_jumpcloud::sim::{
-    conductorone::{Break, Rpc},
     jumpcloud::Shape,
+    storm::{Blow, Storm, Strike},
 };
 use fastrand::Rng;
 use rustix::process::Signal;
-use tonic::Code;
 
 /// Faults begin in this time.
 const WEATHER: Duration = Duration::from_millis(3500);
@@ -47,95 +46,74 @@ pub struct Order {
     pub again: Option<Duration>,
 }
 
-/// A fault.
-#[derive(Debug, Clone)]
-pub enum Trouble {
-    /// A rule of the simulated JumpCloud, for so long.
-    Directory { rule: String, lasts: Duration },
-    /// JumpCloud answers 429 to everything.
-    Throttle(Duration),
-    /// ConductorOne fails calls of a method.
-    Fail { rpc: Rpc, code: Code, times: u32 },
-    /// ConductorOne is slow in a method.
-    Slow {
-        rpc: Rpc,
-        by: Duration,
-        lasts: Duration,
-    },
-    /// The port of ConductorOne is closed.
-    Outage(Duration),
-    /// Connections to ConductorOne end politely.
-    GoAway,
-    /// Its tokens are worth nothing from now on.
-    RevokeTokens,
-    /// Nor can new ones be had.
-    TokensDown(Duration),
-    /// The next file is refused although it is right.
-    RefuseChecksum,
-    /// The answer to the next result is lost.
-    LoseFinish,
-    /// The next upload breaks off.
-    BreakUpload { after: u64, how: Break },
+/// What a fault excuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Excuse {
+    /// Nothing: a sync gets over it.
+    Nothing,
+    /// A sync that fails with one of these codes.
+    Codes(&'static [i32]),
+    /// A sync that fails with any code.
+    Any,
 }
 
-impl Trouble {
-    /// As the report counts it.
-    pub fn kind(&self) -> String {
-        match self {
-            Self::Directory { rule, .. } => {
-                let fault = rule.rsplit(':').next().unwrap_or_default();
-                let fault = if rule.contains("redirect") {
-                    "redirect"
-                } else {
-                    fault
-                };
-                format!("jumpcloud {}", fault.split('=').next().unwrap_or_default())
+impl Excuse {
+    pub fn of(blow: &Blow) -> Self {
+        let fault = match blow {
+            Blow::JumpCloud(rule) => rule.fault.to_string(),
+            // An upload is tried three times; what ends it is told as it is.
+            Blow::ConductorOne(rule) if rule.to_string().starts_with("UploadAsset") => {
+                return Self::Any;
             }
-            Self::Throttle(_) => "jumpcloud throttle".to_owned(),
-            Self::Fail { rpc, code, .. } => format!("conductorone {rpc} {code:?}"),
-            Self::Slow { rpc, .. } => format!("conductorone {rpc} slow"),
-            Self::Outage(_) => "conductorone outage".to_owned(),
-            Self::GoAway => "conductorone goaway".to_owned(),
-            Self::RevokeTokens => "conductorone tokens revoked".to_owned(),
-            Self::TokensDown(_) => "conductorone tokens unavailable".to_owned(),
-            Self::RefuseChecksum => "conductorone checksum refused".to_owned(),
-            Self::LoseFinish => "conductorone finish answer lost".to_owned(),
-            Self::BreakUpload { how, .. } => format!("conductorone upload broken ({how:?})"),
+            Blow::JumpCloudOutage(_)
+            | Blow::JumpCloudTokens
+            | Blow::DeliverAgain
+            | Blow::Cancel => return Self::Nothing,
+            _ => return Self::Codes(&[4, 7, 13, 14, 16]),
+        };
+        let kind = fault.split('=').next().unwrap_or_default();
+        match kind {
+            "400" => Self::Codes(&[3]),
+            "401" => Self::Codes(&[16]),
+            "403" => Self::Codes(&[7]),
+            "404" => Self::Codes(&[5, 10]),
+            "409" => Self::Codes(&[6]),
+            "501" => Self::Codes(&[12]),
+            "html-200" | "truncated-json" | "malformed-json" | "empty-body" | "wrong-types"
+            | "null-fields" | "wrong-total" | "no-total" | "oversized-body" => {
+                Self::Codes(&[8, 13])
+            }
+            "duplicate-page" | "endless-paging" | "redirect" => Self::Codes(&[2, 10, 13, 14]),
+            _ => Self::Nothing,
         }
     }
 
-    /// The codes with which it may make a sync fail; without any, the sync has to get over it.
-    pub fn explains(&self) -> &'static [i32] {
+    pub fn excuses(&self, code: i32) -> bool {
         match self {
-            Self::Directory { rule, .. } => {
-                let ends = |fault: &str| rule.ends_with(fault);
-                if ends(":401") {
-                    &[16]
-                } else if ends(":403") {
-                    &[7, 9]
-                } else if rule.contains("oversized-body") {
-                    &[8, 13, 14]
-                } else if rule.contains("redirect") || ends("endless-paging") {
-                    &[2, 3, 9, 10, 13, 14]
-                } else if [
-                    ":html-200",
-                    ":truncated-json",
-                    ":empty-body",
-                    ":wrong-types",
-                    ":null-fields",
-                ]
-                .iter()
-                .any(|fault| ends(fault))
-                {
-                    &[13]
-                } else {
-                    &[]
-                }
-            }
-            Self::Throttle(_) => &[],
-            // An upload is tried three times.
-            _ => &[14],
+            Self::Nothing => false,
+            Self::Codes(codes) => codes.contains(&code),
+            Self::Any => true,
         }
+    }
+}
+
+/// As the report counts it: whom it struck, and how.
+pub fn kind(blow: &Blow) -> String {
+    match blow {
+        Blow::JumpCloud(rule) => {
+            let fault = rule.fault.to_string();
+            format!("jumpcloud {}", fault.split('=').next().unwrap_or_default())
+        }
+        Blow::ConductorOne(rule) => {
+            let rule = rule.to_string();
+            let fault = rule.rsplit(':').next().unwrap_or_default();
+            let fault = rule.split_once(':').map_or(fault, |(_, fault)| fault);
+            format!(
+                "conductorone {}",
+                fault.split('=').next().unwrap_or_default()
+            )
+        }
+        other => other.to_string(),
     }
 }
 
@@ -171,7 +149,7 @@ pub enum Story {
     },
     Storm {
         orders: Vec<Order>,
-        weather: Vec<(Moment, Trouble)>,
+        weather: Vec<(Moment, Strike)>,
         deaths: Vec<Death>,
         /// Somebody else changes the directory this often.
         moves: Option<Duration>,
@@ -255,20 +233,7 @@ fn storm(random: &mut Rng) -> (Shape, Duration, Story) {
     let orders = (0..random.usize(2..=5))
         .map(|number| order(random, number == 0))
         .collect();
-    let mut weather = Vec::new();
-    for _ in 0..random.usize(0..=6) {
-        // A sync has 30 to 120 requests; a fault that waits for a time mostly meets none.
-        let when = Moment::Requests(random.u64(0..200));
-        weather.push((when, directory_trouble(random)));
-    }
-    for _ in 0..random.usize(0..=4) {
-        let when = if random.bool() {
-            Moment::Requests(random.u64(0..200))
-        } else {
-            Moment::Time(moment(random, WEATHER))
-        };
-        weather.push((when, cloud_trouble(random)));
-    }
+    let weather = weather(random);
     let deaths = (0..[0, 1, 1, 2, 3][random.usize(0..5)])
         .map(|_| death(random))
         .collect();
@@ -323,112 +288,43 @@ fn death(random: &mut Rng) -> Death {
     }
 }
 
-fn directory_trouble(random: &mut Rng) -> Trouble {
-    const READS: [&str; 9] = [
-        "/api/systemusers",
-        "/api/users",
-        "/api/v2/usergroups",
-        "/api/v2/usergroups/{id}/members",
-        "/api/applications",
-        "/api/v2/applications/{id}/associations",
-        "GET *",
-        "GET *",
-        "*",
-    ];
-    const WRITES: [&str; 3] = [
-        "POST /api/systemusers",
-        "POST /api/v2/usergroups/{id}/members",
-        "POST *",
-    ];
-    const PASSING: [&str; 8] = [
-        "429",
-        "500",
-        "502",
-        "503",
-        "504",
-        "reset-mid-body",
-        "no-response",
-        "slow-drip=300ms",
-    ];
-    const BROKEN: [&str; 7] = [
-        "html-200",
-        "truncated-json",
-        "empty-body",
-        "wrong-types",
-        "null-fields",
-        "duplicate-page",
-        "endless-paging",
-    ];
-    let lasts = millis(random, 100..2000);
-    let when = match random.u8(0..5) {
-        0 => "always".to_owned(),
-        1 => format!("every{}", random.u8(2..9)),
-        2 => format!("{}", random.u8(1..9)),
-        _ => format!("1-{}", random.u8(1..6)),
-    };
-    let pick = |random: &mut Rng, of: &[&str]| of[random.usize(0..of.len())].to_owned();
-    let rule = match random.u8(0..20) {
-        0..9 => format!("{}@{when}:{}", pick(random, &READS), pick(random, &PASSING)),
-        9..13 => format!("{}@{when}:{}", pick(random, &READS), pick(random, &BROKEN)),
-        13 => format!("GET *@1-{}:hang", random.u8(1..3)),
-        14 => format!("GET *@1-{}:401", random.u8(1..4)),
-        15 => format!("{}@1-{}:403", pick(random, &READS), random.u8(1..4)),
-        16 => format!("GET *@1-{}:oversized-body=20000000", random.u8(1..3)),
-        17 => return Trouble::Throttle(millis(random, 100..1500)),
-        18 => {
-            let fault = pick(
-                random,
-                &["applied-no-response", "applied-504", "503", "no-response"],
-            );
-            format!("{}@1-{}:{fault}", pick(random, &WRITES), random.u8(1..3))
-        }
-        _ => format!("GET *@{}:redirect=http://127.0.0.1:9", random.u8(1..20)),
-    };
-    Trouble::Directory { rule, lasts }
-}
-
-fn cloud_trouble(random: &mut Rng) -> Trouble {
-    const RPCS: [Rpc; 4] = [
-        Rpc::GetTask,
-        Rpc::Heartbeat,
-        Rpc::UploadAsset,
-        Rpc::FinishTask,
-    ];
-    let rpc = RPCS[random.usize(0..RPCS.len())];
-    match random.u8(0..11) {
-        0..3 => Trouble::Fail {
-            rpc,
-            code: [
-                Code::Unavailable,
-                Code::DeadlineExceeded,
-                Code::Aborted,
-                Code::Internal,
-            ][random.usize(0..4)],
-            times: random.u32(1..3),
-        },
-        3 => Trouble::Slow {
-            rpc,
-            by: millis(random, 50..700),
-            lasts: millis(random, 200..2000),
-        },
-        4 => Trouble::Outage(millis(random, 100..1500)),
-        5 => Trouble::GoAway,
-        6 => Trouble::RevokeTokens,
-        7 => Trouble::TokensDown(millis(random, 100..1500)),
-        8 => Trouble::RefuseChecksum,
-        9 => Trouble::LoseFinish,
-        _ => Trouble::BreakUpload {
-            after: random.u64(1..20_000),
-            how: [Break::Stream, Break::Connection, Break::GoAway][random.usize(0..3)],
-        },
+/// Faults at JumpCloud wait for a number of requests: a sync is over soon, and one that waits for a time mostly meets
+/// none.
+fn weather(random: &mut Rng) -> Vec<(Moment, Strike)> {
+    let count = random.usize(0..=10);
+    let mut strikes = Storm::of(random.u64(..), WEATHER, count).strikes;
+    if random.u8(0..8) == 0 {
+        let rule = match random.u8(0..2) {
+            0 => format!("GET *@1-{}:oversized-body=20000000", random.u8(1..3)),
+            _ => format!("GET *@{}:redirect=http://127.0.0.1:9", random.u8(1..20)),
+        };
+        strikes.push(Strike {
+            at: Duration::ZERO,
+            lasts: millis(random, 100..2000),
+            blow: Blow::JumpCloud(rule.parse().unwrap()),
+        });
     }
+    strikes
+        .into_iter()
+        .map(|strike| {
+            let when = match strike.blow {
+                Blow::JumpCloud(_) | Blow::JumpCloudOutage(_) => {
+                    Moment::Requests(random.u64(0..200))
+                }
+                _ => Moment::Time(strike.at),
+            };
+            let strike = Strike {
+                at: Duration::ZERO,
+                ..strike
+            };
+            (when, strike)
+        })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    use baton_jumpcloud::sim::jumpcloud::FaultRule;
 
     use super::*;
 
@@ -456,19 +352,14 @@ mod tests {
             else {
                 continue;
             };
-            for (_, trouble) in &weather {
-                kinds.insert(trouble.kind());
-                if let Trouble::Directory { rule, .. } = trouble {
-                    assert!(rule.parse::<FaultRule>().is_ok(), "{rule}");
-                }
-            }
+            kinds.extend(weather.iter().map(|(_, strike)| kind(&strike.blow)));
             wishes.extend(orders.iter().map(|order| order.wish));
             deaths += of_this.len();
             moving += usize::from(moves.is_some());
             cancels += orders.iter().filter(|order| order.cancel.is_some()).count();
             repeats += orders.iter().filter(|order| order.again.is_some()).count();
         }
-        assert!(kinds.len() >= 45, "{} kinds: {kinds:?}", kinds.len());
+        assert!(kinds.len() >= 60, "{} kinds: {kinds:?}", kinds.len());
         assert_eq!(wishes.len(), 4);
         assert!(deaths > 150 && moving > 80 && cancels > 20 && repeats > 20);
     }
