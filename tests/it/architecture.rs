@@ -54,7 +54,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("rusqlite", &["c1z", "sim"]),
     ("zstd", &["c1z", "sim"]),
     ("kube", &["kubernetes"]),
-    ("k8s_openapi", &["kubernetes"]),
+    ("k8s_openapi", &["kubernetes", "sim"]),
     ("tonic::transport", &["control_plane/", "sim"]),
     ("tonic::Status", &["control_plane/", "sim"]),
     ("tokio::spawn", &["supervisor", "sim"]),
