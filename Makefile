@@ -156,7 +156,7 @@ fuzz: fuzz-build ## Let libFuzzer look for input that breaks a property (TARGET=
 
 fuzz-build: ## Build the libFuzzer targets (installs cargo-fuzz once)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --debug --version $(CARGO_FUZZ_VERSION)
-	CARGO_TARGET_DIR=$(FUZZ_TARGET_DIR) $(FUZZ) build --sanitizer none
+	CARGO_TARGET_DIR=$(FUZZ_TARGET_DIR) $(FUZZ) build --sanitizer none --codegen-units 16
 
 fuzz-smoke: ## Run every fuzz target over its corpus and fixed changes of it, without libFuzzer
 	$(CARGO) test --locked $(FEATURES) --test it fuzz:: -- --nocapture
