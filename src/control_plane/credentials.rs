@@ -3,7 +3,7 @@
 //! Owns the two text forms of the SDK, `<name>@<host>/<rest>` and `secret-token:conductorone.com:v1:<base64url JWK>`.
 //! Errors name the part that is wrong and its shape; no error and no `Debug` output shows the secret or a piece of it.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use base64::Engine as _;
 use http::uri::Authority;
@@ -179,7 +179,12 @@ impl Host {
         let port_is_bad = text
             .strip_prefix(authority.host())
             .is_some_and(|rest| !rest.is_empty() && authority.port_u16().is_none_or(|p| p == 0));
-        if authority.host().is_empty() || ends_in_colon || port_is_bad {
+        // The parser takes anything in brackets, nothing too.
+        let address_is_bad = authority.host().strip_prefix('[').is_some_and(|rest| {
+            rest.strip_suffix(']')
+                .is_none_or(|address| address.parse::<Ipv6Addr>().is_err())
+        });
+        if authority.host().is_empty() || ends_in_colon || port_is_bad || address_is_bad {
             return Err(HostProblem::Malformed);
         }
         Ok(Self(authority))

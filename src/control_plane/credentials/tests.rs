@@ -84,6 +84,8 @@ fn a_malformed_client_id_says_which_part_is_wrong() {
         ("n@h?q/x", "not a host"),
         ("n@[::1/x", "not a host"),
         ("n@[::1]9/x", "not a host"),
+        ("n@[]:443/x", "not a host"),
+        ("n@[h]/x", "not a host"),
         ("n@h\\g/x", "not a host"),
         ("n@https://h/x", "not a host"),
         ("n@h^/x", "not a host"),
