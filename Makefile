@@ -7,9 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process crash chaos soak rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests clean
-.PHONY: help build demo test test-process crash chaos rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests clean
-.PHONY: help build demo test test-process crash rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests fuzz fuzz-build fuzz-smoke fuzz-corpus clean
+.PHONY: help build demo test test-process crash chaos soak rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests fuzz fuzz-build fuzz-smoke fuzz-corpus clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'

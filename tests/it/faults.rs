@@ -253,6 +253,7 @@ impl Rig {
                     account_deletion: true,
                     administrator_roles: true,
                 },
+                optional: Vec::new(),
             },
         ));
         let provisioning = Arc::new(Provisioning::new(
@@ -271,10 +272,8 @@ impl Rig {
                 provisioning,
                 metrics: metrics.clone(),
                 sync: LocalOptions {
-                    resource_type_ids: Vec::new(),
                     workers: 2,
-                    skip_full_sync: false,
-                    storage_engine: String::new(),
+                    ..LocalOptions::default()
                 },
             },
         );

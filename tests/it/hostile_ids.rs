@@ -214,6 +214,7 @@ impl Recorder {
                     account_deletion: true,
                     administrator_roles: true,
                 },
+                optional: Vec::new(),
             },
         );
         Self {

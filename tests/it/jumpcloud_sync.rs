@@ -644,6 +644,7 @@ async fn engine_sync(rig: &Rig) -> Result<syncer::Report, syncer::Error> {
         clock: &SystemClock,
         progress: &syncer::NoProgress,
         cancel: &cancel,
+        keep: false,
     };
     let target = rig.folder.path().join("sync.c1z");
     syncer::sync_to_file(

@@ -46,10 +46,10 @@ const MOST_MOVES: usize = 100;
 /// Syncs that may be needed at the end until every fault is used up.
 const LAST_SYNCS: usize = 6;
 /// What the daemon may keep in its work folder between two tasks.
-pub const DOCUMENTED: [&str; 1] = [baton_jumpcloud::provisioning::STATE_FOLDER];
+pub const DOCUMENTED: [&str; 1] = [baton_jumpcloud::state_folder::NAME];
 
 /// What stays open from the first change on: the trail, and the lock of the folder of the journal.
-pub const KEPT_OPEN: [&str; 2] = [AUDIT_LOG, baton_jumpcloud::provisioning::STATE_FOLDER];
+pub const KEPT_OPEN: [&str; 2] = [AUDIT_LOG, baton_jumpcloud::state_folder::NAME];
 pub const AUDIT_LOG: &str = "audit.jsonl";
 
 /// What one life tells besides what is judged.

@@ -238,6 +238,7 @@ fn databases() -> Vec<(&'static str, Vec<u8>)> {
                 clock: &SystemClock,
                 progress: &NoProgress,
                 cancel: &CancellationToken::new(),
+                keep: false,
             },
             &file,
         ))
