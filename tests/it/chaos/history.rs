@@ -71,8 +71,9 @@ pub fn facts(truth: &Truth) -> BTreeSet<Fact> {
     let mut facts = BTreeSet::new();
     let user = |id| Thing::new("user", id);
     let mut is = |thing: Thing| facts.insert(Fact::Is(thing));
-    truth.users.keys().for_each(|id| drop(is(user(id))));
-    truth.admins.keys().for_each(|id| drop(is(user(id))));
+    for id in truth.users.keys().chain(truth.admins.keys()) {
+        is(user(id));
+    }
     for id in truth.groups.keys() {
         is(Thing::new("group", id));
     }

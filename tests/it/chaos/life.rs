@@ -835,19 +835,25 @@ fn somebody_changes(
         return;
     };
     match random.u8(0..10) {
-        0 | 1 => drop(tenant.add_user(NewUser::default())),
-        2 if users.len() > 20 => drop(tenant.remove_user(user)),
-        3 if users.len() > 20 => drop(tenant.remove_user_leaving_edges(user)),
+        0 | 1 => {
+            tenant.add_user(NewUser::default()).unwrap();
+        }
+        2 if users.len() > 20 => tenant.remove_user(user).unwrap(),
+        3 if users.len() > 20 => tenant.remove_user_leaving_edges(user).unwrap(),
         4 => {
             let new = tenant.add_group(&format!("Moving {number:08x}"), MembershipMethod::Static);
-            drop(tenant.set_members(new, &[user]));
+            tenant.set_members(new, &[user]).unwrap();
         }
-        5 if groups.len() > 3 => drop(tenant.remove_group(group)),
+        5 if groups.len() > 3 => tenant.remove_group(group).unwrap(),
         6 => {
-            let app_truth = &truth.apps[&app];
-            let groups: Vec<Id> = app_truth.groups.iter().copied().collect();
-            drop(tenant.set_app_bindings(app, &groups, &toggled(&app_truth.users, user)));
+            let bound = &truth.apps[&app];
+            let groups: Vec<Id> = bound.groups.iter().copied().collect();
+            let users = toggled(&bound.users, user);
+            tenant.set_app_bindings(app, &groups, &users).unwrap();
         }
-        _ => drop(tenant.set_members(group, &toggled(&truth.groups[&group].members, user))),
+        _ => {
+            let members = toggled(&truth.groups[&group].members, user);
+            tenant.set_members(group, &members).unwrap();
+        }
     }
 }

@@ -172,7 +172,9 @@ impl Plan {
     pub fn of(base: u64, number: u64) -> Self {
         let mut random = Rng::with_seed(base.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
         // Neighbouring seeds give neighbouring first numbers.
-        (0..4).for_each(|_| drop(random.u64(..)));
+        for _ in 0..4 {
+            random.u64(..);
+        }
         let (shape, latency, story) = if number % 5 < 2 {
             resume(&mut random)
         } else {
