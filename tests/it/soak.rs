@@ -464,7 +464,6 @@ fn variable(name: &str) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long; make soak runs it"]
-#[expect(clippy::print_stdout, reason = "the report is for who runs it")]
 async fn a_daemon_for_a_long_time() {
     let binary = variable("BATON_SOAK_BINARY").map(PathBuf::from);
     let minutes: u64 = variable("BATON_SOAK_MINUTES").map_or(20, |text| text.parse().unwrap());

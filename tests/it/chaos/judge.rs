@@ -152,7 +152,7 @@ pub fn judge(observed: &Observed) -> Vec<Violation> {
         add("the protocol is kept", text.clone());
     }
     for end in &observed.ends {
-        if !end.killed && !end.asked {
+        if !end.killed && !end.asked && !end.refused {
             add(
                 "it ends when told to",
                 format!("ended by itself with {:?}", end.code),
@@ -488,6 +488,19 @@ mod tests {
         };
         assert!(cancelled(true).is_empty());
         assert_eq!(cancelled(false).len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_was_refused_at_start_may_end() {
+        let refused = |is_refused| {
+            found(|o| {
+                o.ends[0].asked = false;
+                o.ends[0].refused = is_refused;
+                o.ends[0].code = Some(1);
+            })
+        };
+        assert!(refused(true).is_empty());
+        assert_eq!(refused(false), ["it ends when told to"]);
     }
 
     #[test]
