@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::OnceCell;
@@ -479,10 +480,6 @@ fn decoded(records: &[Vec<u8>]) -> Result<Vec<(End, Id)>, Error> {
 
 /// Ids may hold what names of files may not.
 fn file_name(key: &str) -> String {
-    let digits: String = Sha256::digest(key.as_bytes())
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("edges-{digits}.list")
+    let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(key.as_bytes()));
+    format!("edges-{digest}.list")
 }
