@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs libFuzzer targets one after the other, each for a number of seconds, at the lowest priority, and prints what
 # libFuzzer says at start and end: cov = covered edges, ft = features, corp = inputs kept, exec/s.
+# The time of one input counts in wall time, so that a busy machine needs patience.
 # Usage: tests/fuzz.sh <target folder of the build> <seconds> <target>...
 # What is found on the way is kept in the build folder and read again by the next run; an input that breaks a property is
 # written there too, and belongs into fuzz/corpus/<target> once the fault is mended.
@@ -12,7 +13,7 @@ failed=0
 for target in "$@"; do
   work=$build/work/$target
   mkdir -p "$work/found"
-  options=(-max_total_time="$seconds" -rss_limit_mb=512 -malloc_limit_mb=256 -timeout=10 -max_len=32768
+  options=(-max_total_time="$seconds" -rss_limit_mb=512 -malloc_limit_mb=256 -timeout=60 -max_len=32768
     -print_final_stats=1 -artifact_prefix="$work/")
   if [ -f "fuzz/dictionaries/$target.dict" ]; then
     options+=(-dict="fuzz/dictionaries/$target.dict")
