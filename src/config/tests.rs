@@ -47,6 +47,7 @@ fn an_api_key_alone_is_a_one_shot_run_with_the_official_defaults() {
     assert_eq!(config.log.format, LogFormat::Json);
     let expected = SyncOptions {
         shrink_limit: 50,
+        resume_max_age: Duration::from_hours(6),
         ..SyncOptions::default()
     };
     assert_eq!(config.sync, expected);

@@ -97,10 +97,36 @@ async fn an_announcement_without_answer_does_not_hold_up_the_end() {
     scene.cloud.assert_clean();
 }
 
+/// A daemon whose syncs leave nothing for a next attempt.
+fn anew(scene: &Scene) -> Launch {
+    scene.service().flag("sync-resume-max-age", "0s")
+}
+
+#[tokio::test]
+async fn a_sync_that_outlives_the_grace_waits_for_the_next_process() {
+    let scene = Scene::start().await;
+    let launch = scene.service().flag("shutdown-grace", "3s");
+    let (daemon, task) = in_a_sync(&scene, launch).await;
+    daemon.signal(Signal::TERM);
+    daemon.ended_leaving().await.expect(0);
+    assert_handed_back(&scene.finish(&task).await);
+    let kept = entries(&scene.work_dir());
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    hurry(&scene);
+    let daemon = scene.serving(scene.service()).await;
+    assert_eq!(entries(&scene.work_dir()), kept, "the start leaves it alone");
+    let task = scene.enqueue_sync();
+    scene.expect_truth(&task).await;
+    let exit = daemon.terminate().await;
+    let said = "a sync goes on where it stopped";
+    assert!(exit.stdout.contains(said) || exit.stderr.contains(said));
+    scene.cloud.assert_clean();
+}
+
 #[tokio::test]
 async fn a_sync_that_outlives_the_grace_is_handed_back_and_leaves_no_file() {
     let scene = Scene::start().await;
-    let (daemon, task) = in_a_sync(&scene, scene.service().flag("shutdown-grace", "6s")).await;
+    let (daemon, task) = in_a_sync(&scene, anew(&scene).flag("shutdown-grace", "6s")).await;
     assert_eq!(
         entries(&scene.work_dir()).len(),
         1,
@@ -121,8 +147,7 @@ async fn a_sync_that_outlives_the_grace_is_handed_back_and_leaves_no_file() {
 #[tokio::test]
 async fn a_task_that_waits_for_a_slot_is_handed_back_at_once() {
     let scene = Scene::start().await;
-    let launch = scene
-        .service()
+    let launch = anew(&scene)
         .flag("shutdown-grace", "3s")
         .flag("task-concurrency", "1")
         .variable("BATON_GET_TASKS", "1");
@@ -148,7 +173,7 @@ async fn a_task_that_waits_for_a_slot_is_handed_back_at_once() {
 async fn a_sync_that_ends_within_the_grace_is_a_success_and_no_other_task_is_taken() {
     let scene = Scene::start().await;
     let daemon = scene
-        .serving(scene.service().flag("shutdown-grace", "1h"))
+        .serving(anew(&scene).flag("shutdown-grace", "1h"))
         .await;
     scene
         .directory
@@ -174,7 +199,7 @@ async fn a_second_signal_ends_the_process_at_once_and_the_next_start_clears_what
     let scene = Scene::start().await;
     for (second, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         hurry(&scene);
-        let (daemon, task) = in_a_sync(&scene, scene.service().flag("shutdown-grace", "1h")).await;
+        let (daemon, task) = in_a_sync(&scene, anew(&scene).flag("shutdown-grace", "1h")).await;
         daemon.signal(Signal::TERM);
         daemon.said(STOPPING).await;
         daemon.signal(second);
@@ -192,7 +217,7 @@ async fn a_second_signal_ends_the_process_at_once_and_the_next_start_clears_what
 #[tokio::test]
 async fn a_stalled_upload_is_handed_back_and_leaves_no_file() {
     let scene = Scene::start().await;
-    let launch = scene.service().flag("shutdown-grace", "3s");
+    let launch = anew(&scene).flag("shutdown-grace", "3s");
     let daemon = scene.serving(launch).await;
     scene.cloud.delay(Rpc::UploadAsset, LONG);
     let task = scene.enqueue_sync();
@@ -232,7 +257,7 @@ async fn a_task_that_comes_with_the_last_poll_is_handed_back() {
 #[tokio::test]
 async fn a_daemon_without_server_ends_within_its_grace_too() {
     let scene = Scene::start().await;
-    let (daemon, task) = in_a_sync(&scene, scene.service().flag("shutdown-grace", "6s")).await;
+    let (daemon, task) = in_a_sync(&scene, anew(&scene).flag("shutdown-grace", "6s")).await;
     scene.cloud.begin_outage();
     let begun = Instant::now();
     daemon.terminate().await;
@@ -621,7 +646,7 @@ async fn ask(address: &str, path: &str) -> (u16, Value) {
 async fn health_is_served_on_a_free_port_from_start_to_end() {
     let scene = Scene::start().await;
     let daemon = scene
-        .serving(with_health(scene.service().flag("shutdown-grace", "1h")))
+        .serving(with_health(anew(&scene).flag("shutdown-grace", "1h")))
         .await;
     scene
         .cloud

@@ -362,7 +362,11 @@ async fn a_full_disk_fails_the_task_and_not_the_daemon() {
     let task = scene.enqueue_sync();
     let finish = scene.finish(&task).await;
     assert!(!finish.is_success() && !finish.is_non_retryable());
-    assert!(finish.message().contains("full"), "{}", finish.message());
+    assert!(
+        finish.message().contains("No space left on device"),
+        "{}",
+        finish.message()
+    );
     assert_eq!(entries(&inside), std::slice::from_ref(&filler));
     std::fs::remove_file(filler).unwrap();
     scene.recovered(daemon).await;
@@ -791,6 +795,7 @@ async fn a_directory_that_refuses_the_key_fails_the_task_for_now() {
     // A key in a file could still be replaced, and would be waited for.
     let launch = scene
         .service()
+        .flag("sync-resume-max-age", "0s")
         .without("api-key-file")
         .variable("BATON_API_KEY", FULL_KEY);
     let daemon = scene.serving(launch).await;

@@ -144,12 +144,13 @@ impl Folder {
             .tempdir_in(work_dir)?;
         let lock = private(&dir.path().join(LOCK_FILE))?;
         lock.lock()?;
-        let folder = Self {
+        let mut folder = Self {
             path: dir.keep(),
-            is_kept: wish.is_kept(),
+            // Until it says whose it is.
+            is_kept: false,
             _lock: lock,
         };
-        if folder.is_kept {
+        if wish.is_kept() {
             let salt = format!("{:032x}", fastrand::u128(..));
             folder.write(
                 MANIFEST,
@@ -161,6 +162,7 @@ impl Folder {
                     attempts: 1,
                 },
             )?;
+            folder.is_kept = true;
         }
         Ok(folder)
     }
