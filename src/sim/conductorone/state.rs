@@ -209,9 +209,9 @@ pub struct TaskState {
     pub deliveries: u32,
     /// How often it was finished, repeats of a lost answer left out.
     pub finishes: u32,
-    /// Heartbeats since the last delivery.
+    /// Heartbeats since the last delivery of a task that was not being worked on.
     pub heartbeats: u32,
-    /// Verified uploads since the last delivery.
+    /// Verified uploads since then.
     pub uploads: u32,
     /// Heartbeats answer that it is cancelled.
     pub cancelled: bool,
@@ -465,9 +465,12 @@ impl State {
             .take(limit)
             .map(|task| {
                 task.stage = Stage::Leased { until: now + lease };
+                // Whoever still works on an earlier delivery keeps what they have sent for it.
+                if task.finishes >= task.deliveries {
+                    task.heartbeats = 0;
+                    task.uploads = 0;
+                }
                 task.deliveries += 1;
-                task.heartbeats = 0;
-                task.uploads = 0;
                 let mut copy = task.task.clone();
                 copy.set_status(baton::task::Status::Running);
                 copy
