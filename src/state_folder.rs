@@ -161,8 +161,8 @@ fn make_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A folder that somebody else made in a shared directory must not be trusted with what we remember.
-fn check_private(path: &Path) -> io::Result<()> {
+/// Refuses a folder that somebody else made in a shared directory: it must not be trusted with what we remember.
+pub(crate) fn check_private(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if !found.is_dir() {
         return Err(io::Error::new(

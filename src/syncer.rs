@@ -135,7 +135,7 @@ impl Default for Limits {
         Self {
             retry_budget: Duration::from_hours(1),
             cleanup_timeout: Duration::from_secs(30),
-            checkpoint_every: Duration::from_millis(20),
+            checkpoint_every: Duration::from_millis(5),
         }
     }
 }

@@ -14,6 +14,8 @@ use tokio::{
 
 /// How long the port may stay taken after an outage.
 const REBIND: Duration = Duration::from_secs(5);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// The most connections that an outage keeps waiting.
 const WAITING: usize = 1024;
 
@@ -90,13 +92,18 @@ impl Network {
 
 /// Binds a port so that it can be bound again right after an outage.
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    hold(address)?.listen(BACKLOG)
+}
+
+/// Takes a port without listening on it: connections are refused, and nobody else gets it.
+fn hold(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(1024)
+    Ok(socket)
 }
 
 /// Serves every connection with `serve_one`, outages apart. Ends only when the port does not come back.
@@ -141,8 +148,12 @@ pub(super) async fn serve<F>(
         };
         listener = if how == Outage::Refuse {
             drop(up);
+            let held = hold(address);
             until_up(network, &mut state).await;
-            rebind(address).await
+            match held.and_then(|held| held.listen(BACKLOG)) {
+                Ok(listener) => Some(listener),
+                Err(_taken) => rebind(address).await,
+            }
         } else {
             let mut waiting = Vec::new();
             loop {

@@ -148,10 +148,10 @@ fn shape() -> Shape {
         users: 24,
         groups: 4,
         members_per_group: 5,
-        apps: 2,
+        apps: 4,
         groups_per_app: 1,
-        users_per_app: 2,
-        admins: 2,
+        users_per_app: 3,
+        admins: 4,
         ..Shape::default()
     }
 }
@@ -665,8 +665,8 @@ async fn hello() {
     cases.extend(passing("Hello"));
     cases.extend(lost("Hello"));
     cases.push(Case::cloud("Hello@1:http-401", Succeed));
-    cases.push(Case::cloud("Hello@1:http-403", Refuse("is not revoked")));
-    cases.push(Case::cloud("Hello@1:http-404", Refuse("BATON_C1_API_HOST")));
+    cases.push(Case::cloud("Hello@1:http-403", Succeed));
+    cases.push(Case::cloud("Hello@1:http-404", Succeed));
     cases.push(Case::cloud("Hello@1:oversized-body=80000000", Succeed));
     all(early(cases)).await;
 }

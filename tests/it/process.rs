@@ -105,16 +105,28 @@ fn anew(scene: &Scene) -> Launch {
 #[tokio::test]
 async fn a_sync_that_outlives_the_grace_waits_for_the_next_process() {
     let scene = Scene::start().await;
+    let silence = scene
+        .directory
+        .inject("/api/v2/usergroups/{id}/members@always:hang")
+        .unwrap();
     let launch = scene.service().flag("shutdown-grace", "3s");
-    let (daemon, task) = in_a_sync(&scene, launch).await;
+    let daemon = scene.serving(launch).await;
+    let task = scene.enqueue_sync();
+    while silence.hits() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     daemon.signal(Signal::TERM);
     daemon.ended_leaving().await.expect(0);
     assert_handed_back(&scene.finish(&task).await);
     let kept = entries(&scene.work_dir());
     assert_eq!(kept.len(), 1, "{kept:?}");
-    hurry(&scene);
+    drop(silence);
     let daemon = scene.serving(scene.service()).await;
-    assert_eq!(entries(&scene.work_dir()), kept, "the start leaves it alone");
+    assert_eq!(
+        entries(&scene.work_dir()),
+        kept,
+        "the start leaves it alone"
+    );
     let task = scene.enqueue_sync();
     scene.expect_truth(&task).await;
     let exit = daemon.terminate().await;

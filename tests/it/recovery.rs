@@ -299,7 +299,8 @@ async fn an_upload_of_several_parts_that_breaks_off_in_the_middle_begins_again_f
 #[tokio::test]
 async fn an_upload_that_breaks_off_three_times_fails_the_task_for_now() {
     let scene = Scene::start().await;
-    let daemon = scene.serving(scene.service()).await;
+    let launch = scene.service().flag("sync-resume-max-age", "0s");
+    let daemon = scene.serving(launch).await;
     for _ in 0..3 {
         scene.cloud.break_next_upload(1, Break::Stream);
     }

@@ -332,6 +332,7 @@ async fn the_real_binary_shows_no_secret_whatever_fails() {
         scene
             .service()
             .without("api-key-file")
+            .flag("sync-resume-max-age", "0s")
             .variable("BATON_API_KEY", key)
             .secret("PRIVATE KEY")
     };

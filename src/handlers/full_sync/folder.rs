@@ -17,6 +17,7 @@ use std::{
 use crate::{
     connector::Connector,
     crypto::{Sha256, hex},
+    state_folder::check_private,
     syncer::{Report, SyncRequest},
 };
 use jiff::Timestamp;
@@ -267,6 +268,10 @@ fn left_over(work_dir: &Path) -> io::Result<Vec<(PathBuf, Manifest, File)>> {
             continue;
         }
         let path = entry.path();
+        if let Err(error) = check_private(&path) {
+            tracing::warn!(error = %error, "an unfinished sync that is not ours alone is left alone");
+            continue;
+        }
         let Ok(lock) = File::open(path.join(LOCK_FILE)) else {
             continue;
         };

@@ -48,6 +48,17 @@ impl Control {
         })
     }
 
+    /// Lets a task run out: it is not handed out again. `false` when there is no such task.
+    pub fn give_up(&self, task_id: &str) -> bool {
+        self.0.update(|state| match state.task(task_id) {
+            Some(task) => {
+                task.stage = Stage::Finished;
+                true
+            }
+            None => false,
+        })
+    }
+
     /// Hands a task out once more, as if its lease had ended: while it runs, or after its end. `false` when there is no
     /// such task.
     pub fn deliver_again(&self, task_id: &str) -> bool {

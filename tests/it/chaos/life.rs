@@ -561,13 +561,18 @@ impl Life<'_> {
             sleep(Duration::from_millis(1)).await;
         }
         self.stop(daemon, signal).await;
-        if self.is_answered(&self.given[first]) && signal == Signal::KILL {
+        let succeeded =
+            |finish: &conductorone::Finish| finish.request.task_id == id && finish.is_success();
+        if self.scene.cloud.finishes().iter().any(succeeded) {
+            // It came to its end within the grace.
             return self.restart();
         }
         let spent = self.scene.directory.requests_total() - from;
         let from = self.scene.directory.requests_total();
         let was_stopped = self.is_answered(&self.given[first]);
         let next = if other_task || was_stopped {
+            // ConductorOne has given it up and asks for another one.
+            self.scene.cloud.give_up(&id);
             self.given[first].abandoned = !was_stopped;
             self.give(Wish::Sync, None, None)
         } else {
@@ -644,7 +649,9 @@ impl Life<'_> {
             .into_iter()
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default();
-                !DOCUMENTED.iter().any(|documented| name == *documented)
+                // A sync that failed for now waits there for the next attempt.
+                !path.join("sync.json").exists()
+                    && !DOCUMENTED.iter().any(|documented| name == *documented)
             })
             .map(|path| format!("{when}: {}", path.display()))
             .collect()

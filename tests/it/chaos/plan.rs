@@ -195,14 +195,14 @@ impl Plan {
     }
 }
 
-/// Requests are counted, so the tenant is big enough for a hundred and more of them.
+/// Requests are counted, so the tenant is big enough that the few under way at once weigh little.
 fn resume(random: &mut Rng) -> (Shape, Duration, Story) {
     let shape = Shape {
         seed: random.u64(..),
         users: random.u32(150..400),
-        groups: random.u32(60..140),
+        groups: random.u32(160..300),
         members_per_group: random.u32(2..10),
-        apps: random.u32(20..50),
+        apps: random.u32(40..80),
         groups_per_app: 2,
         users_per_app: 3,
         admins: random.u32(2..6),

@@ -21,7 +21,7 @@
 //! page promised. Connected by nothing but that count, a reading is believed only when the total stayed the same.
 //! A reading that fails this is repeated, at most [`READINGS`] times in all, and two readings that agree are believed;
 //! rows of every reading are kept, because they existed while the sync ran. What is doubtful even then is told as
-//! [`Doubt`].
+//! [`Doubt`]; a reading that lacks more than a tenth of what it promises is an error.
 
 use std::{
     collections::{HashSet, VecDeque, hash_map::DefaultHasher},
@@ -205,7 +205,8 @@ impl Shared {
             last.clear();
         }
         last.insert(key, (skip, found.fingerprint))
-            .filter(|(other, seen)| *other != skip && *seen == found.fingerprint)
+            // The first page has none before it in its own reading; what is remembered may be of a reading that failed.
+            .filter(|(other, seen)| skip > 0 && *other != skip && *seen == found.fingerprint)
             .map(|(other, _)| other)
     }
 }
@@ -525,6 +526,8 @@ pub struct Walk<T> {
     /// Fetched already and still to be connected.
     fetched: VecDeque<(u64, ListPage<T>)>,
     progress: Progress,
+    /// Rows of earlier readings.
+    ever: HashSet<u64>,
     doubt: Option<Doubt>,
 }
 
@@ -564,6 +567,7 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
             },
             fetched: VecDeque::new(),
             progress,
+            ever: HashSet::new(),
             doubt: None,
         }
     }
@@ -597,7 +601,7 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
                     self.stage = Stage::Behind;
                 }
                 Stage::Behind if self.progress.more => self.stage = self.rest()?,
-                Stage::Again | Stage::Behind => self.finish(),
+                Stage::Again | Stage::Behind => self.finish()?,
             }
         }
     }
@@ -686,7 +690,10 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
     }
 
     /// Ends a reading, and begins the next one where this one cannot be believed.
-    fn finish(&mut self) {
+    ///
+    /// A listing that lacks more than a tenth of what it promises is no listing: rows with one id in common, or without
+    /// any, would otherwise look like objects that are gone.
+    fn finish(&mut self) -> Result<(), Error> {
         let progress = &self.progress;
         let doubtful = progress.is_doubtful(self.order);
         if doubtful && progress.reading < READINGS {
@@ -697,8 +704,30 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
                 row.promised = progress.last_total,
                 "a listing that changed while it was read is read again"
             );
+            self.ever.extend(&progress.seen);
             self.stage = Stage::First;
-            return;
+            return Ok(());
+        }
+        let named = self.ever.union(&progress.seen).count();
+        let named = u64::try_from(named).unwrap_or(u64::MAX);
+        let lacking = progress
+            .last_total
+            .map_or(0, |total| total.saturating_sub(named));
+        if let Some(total) = progress.last_total
+            && lacking > 1
+            && lacking.saturating_mul(10) > total
+        {
+            return Err(decode_error(
+                Verb::Get.as_str(),
+                self.list.template,
+                Problem::new(
+                    "results",
+                    format!(
+                        "{total} rows were promised and {named} different ones read; the others have no id, or that of \
+                         another row"
+                    ),
+                ),
+            ));
         }
         self.doubt = doubtful.then(|| Doubt {
             promised: progress.last_total,
@@ -706,6 +735,7 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
             readings: progress.reading,
         });
         self.stage = Stage::Done;
+        Ok(())
     }
 
     /// What comes behind the pages so far: as many pages as the total promises; one where nothing is promised.
