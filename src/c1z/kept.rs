@@ -407,7 +407,7 @@ mod tests {
                 .unwrap();
             }),
             ("v1_grants", |db| {
-                db.execute_batch("drop table v1_grants").unwrap()
+                db.execute_batch("drop table v1_grants").unwrap();
             }),
             ("time", |db| {
                 db.execute_batch("update v1_sync_runs set started_at = 'soon'")

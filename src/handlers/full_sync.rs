@@ -262,9 +262,9 @@ impl TaskHandler for FullSync {
 fn passes(error: &Error) -> bool {
     match error {
         Error::Stopped | Error::Upload(_) => true,
-        Error::Sync(syncer::Error::File(_)) => false,
         Error::Sync(
-            syncer::Error::Validate(connector::Error::Local { .. })
+            syncer::Error::File(_)
+            | syncer::Error::Validate(connector::Error::Local { .. })
             | syncer::Error::Connector {
                 source: connector::Error::Local { .. },
                 ..

@@ -344,9 +344,23 @@ proptest! {
 #[tokio::test]
 async fn a_death_at_each_step_alone_is_followed_by_one_effect_one_answer_and_one_record() {
     for step in Step::ALL {
-        play(vec![(0, 0, true, vec![Mishap::DiesAt(step)], Some(0))]).await;
+        Box::pin(play(vec![(
+            0,
+            0,
+            true,
+            vec![Mishap::DiesAt(step)],
+            Some(0),
+        )]))
+        .await;
     }
-    play(vec![(0, 0, true, vec![Mishap::DiesAfterWrite], Some(0))]).await;
+    Box::pin(play(vec![(
+        0,
+        0,
+        true,
+        vec![Mishap::DiesAfterWrite],
+        Some(0),
+    )]))
+    .await;
 }
 
 #[tokio::test]

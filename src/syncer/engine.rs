@@ -156,20 +156,13 @@ async fn write(
         None
     };
     let is_resumed = kept.is_some();
-    let (writer, checkpoint) = match kept {
-        Some(kept) => kept,
-        None => {
-            let (writer, checkpoint) = begin(
-                connector,
-                environment,
-                limits,
-                folder.is_some(),
-                start,
-                &mut steps,
-            )
-            .await?;
-            (writer, Some(checkpoint))
-        }
+    let (writer, checkpoint) = if let Some(kept) = kept {
+        kept
+    } else {
+        let keeps = folder.is_some();
+        let (writer, checkpoint) =
+            begin(connector, environment, limits, keeps, start, &mut steps).await?;
+        (writer, Some(checkpoint))
     };
     let Some(checkpoint) = checkpoint else {
         // The last attempt did everything but the packing.
@@ -635,16 +628,12 @@ impl Engine<'_> {
             }
             let feed = self.feed(phase, position);
             self.state().has_spawned = false;
-            match phase {
-                Phase::Entitlements => {
-                    let scoped = self.type_scoped(Listing::Entitlements);
-                    scoped.into_iter().for_each(|job| self.state().spawn(job));
+            for listing in [Listing::Entitlements, Listing::Grants] {
+                if listing.phase() == phase {
+                    for job in self.type_scoped(listing) {
+                        self.state().spawn(job);
+                    }
                 }
-                Phase::Grants => {
-                    let scoped = self.type_scoped(Listing::Grants);
-                    scoped.into_iter().for_each(|job| self.state().spawn(job));
-                }
-                _ => {}
             }
             self.phase(phase, feed).await?;
         }

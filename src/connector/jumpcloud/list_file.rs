@@ -492,11 +492,9 @@ mod tests {
     #[tokio::test]
     async fn pages_come_back_as_written_and_a_nameless_list_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut file = ListFile::open(
-            Place::Nameless(folder.path()),
-            String::new(),
-            |_| unreachable!(),
-        )
+        let mut file = ListFile::open(Place::Nameless(folder.path()), String::new(), |_| {
+            panic!("there is nothing to read back")
+        })
         .await
         .unwrap();
         for text in ["first", "", "third"] {

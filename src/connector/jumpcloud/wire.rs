@@ -449,8 +449,8 @@ pub struct GraphObject {
     /// Object id.
     #[serde(deserialize_with = "text")]
     pub id: Option<String>,
-    /// Such as `user` or `user_group`.
-    #[serde(rename = "type", deserialize_with = "text")]
+    /// Such as `user` or `user_group`. Anything but a text spoils the whole object: it decides what the edge means.
+    #[serde(rename = "type")]
     pub kind: Option<String>,
 }
 

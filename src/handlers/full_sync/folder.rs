@@ -437,7 +437,7 @@ mod tests {
         let mut wishes = [wish(0), wish(0), wish(0)];
         wishes[0].max_age = Duration::ZERO;
         wishes[1].request.empty = true;
-        wishes[2].request.targeted = vec![Default::default()];
+        wishes[2].request.targeted = vec![crate::proto::connector::Resource::default()];
         for wish in wishes {
             drop(Folder::take(work_dir.path(), &wish).unwrap());
             assert_eq!(fs::read_dir(work_dir.path()).unwrap().count(), 0);

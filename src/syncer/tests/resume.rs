@@ -76,7 +76,6 @@ fn branching() -> FakeConnector {
     let mut parent = group("g");
     parent.annotations.push(proto::pack(&v2::ChildResourceType {
         resource_type_id: "app".to_owned(),
-        ..v2::ChildResourceType::default()
     }));
     let child = v2::Resource {
         parent_resource_id: Some(id("group", "g")),

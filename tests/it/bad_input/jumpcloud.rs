@@ -590,6 +590,9 @@ async fn bodies_that_are_no_list_fail_with_the_field_and_without_its_value() {
 #[tokio::test]
 async fn odd_rows_cost_no_sync() {
     let with = |name: &str, value: &str| row(&format!(r#"{{"_id":"u1","{name}":{value}}}"#));
+    // A list of nothing but such rows would be an error.
+    let beside =
+        |row: &str| format!(r#"{{"totalCount":2,"results":[{},{row}]}}"#, user()).into_bytes();
     let cases: Vec<(&str, &str, Vec<u8>)> = vec![
         ("a text of one megabyte", USERS, with("displayname", &format!("\"{}\"", "x".repeat(1_000_000)))),
         ("escaped control characters", USERS, with("displayname", r#""a\u0000\u0007\u001b[31mb\r\n""#)),
@@ -603,13 +606,13 @@ async fn odd_rows_cost_no_sync() {
             USERS,
             with("unknown", &nested(10_000)),
         ),
-        ("a row without id", USERS, row(r#"{"username":"nobody"}"#)),
-        ("a row with an id that is an object", USERS, row(r#"{"_id":{"$oid":"u1"}}"#)),
-        ("a row with an id of one megabyte", USERS, row(&format!(r#"{{"_id":"{}"}}"#, "x".repeat(1_000_000)))),
-        ("an id with a NUL", USERS, row(r#"{"_id":"a\u0000b"}"#)),
+        ("a row without id", USERS, beside(r#"{"username":"nobody"}"#)),
+        ("a row with an id that is an object", USERS, beside(r#"{"_id":{"$oid":"u1"}}"#)),
+        ("a row with an id of one megabyte", USERS, beside(&format!(r#"{{"_id":"{}"}}"#, "x".repeat(1_000_000)))),
+        ("an id with a NUL", USERS, beside(r#"{"_id":"a\u0000b"}"#)),
         ("an id that is a number", USERS, row(r#"{"_id":7}"#)),
         ("the same row twice", USERS, wrapped(&[user(), user()])),
-        ("an empty row", USERS, row("{}")),
+        ("an empty row", USERS, beside("{}")),
         ("rows that are null", USERS, br#"{"results":null,"totalCount":0}"#.to_vec()),
         ("a total that is a text", USERS, format!(r#"{{"results":[{}],"totalCount":"1"}}"#, user()).into_bytes()),
         ("a total that is negative", USERS, format!(r#"{{"results":[{}],"totalCount":-1}}"#, user()).into_bytes()),

@@ -187,6 +187,8 @@ impl Life<'_> {
             .switch("provisioning")
             .flag("audit-log", self.scene.path(AUDIT_LOG))
             .flag("simulate-haste", "20")
+            // Small tenants lose half of something soon; the guard has tests of its own.
+            .flag("shrink-limit", "100")
             .flag("http-timeout-seconds", "2")
             .flag("shutdown-grace", format!("{}s", GRACE.as_secs()))
     }

@@ -714,7 +714,7 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
             .last_total
             .map_or(0, |total| total.saturating_sub(named));
         if let Some(total) = progress.last_total
-            && lacking > 1
+            && (lacking > 1 || named == 0)
             && lacking.saturating_mul(10) > total
         {
             return Err(decode_error(
