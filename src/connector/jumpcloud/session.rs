@@ -143,6 +143,8 @@ pub(super) enum Warning {
     StrangeEdge,
     /// Several directory users or administrators share the e-mail or link, so nothing was merged.
     AmbiguousAdministrator,
+    /// An administrator with the id of a directory user.
+    IdTakenByUser,
     /// The list of roles could not be read.
     RolesUnreadable,
     /// Two role names give the same id.
@@ -168,6 +170,9 @@ impl Warning {
             }
             Self::AmbiguousAdministrator => {
                 "administrators that fit more than one directory user were not merged"
+            }
+            Self::IdTakenByUser => {
+                "administrators with the id of a directory user were left out of the accounts"
             }
             Self::RolesUnreadable => {
                 "the list of administrator roles could not be read, so built-in roles and those in use were taken; \

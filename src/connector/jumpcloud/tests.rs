@@ -1030,6 +1030,26 @@ async fn an_administrator_is_an_account_of_its_own_and_can_be_told_apart() {
 }
 
 #[tokio::test]
+async fn an_administrator_with_the_id_of_a_directory_user_does_not_take_its_place() {
+    let mut tenant = example();
+    tenant.list("/api/users")[1]["_id"] = json!(AVERY);
+    tenant.list("/api/users")[1]["id"] = json!(AVERY);
+    let synced = rig(tenant).await.sync().await;
+    let found: Vec<_> = synced
+        .resources
+        .iter()
+        .filter(|resource| resource.id.as_ref().is_some_and(|id| id.resource == AVERY))
+        .collect();
+    assert_eq!(found.len(), 1);
+    assert_eq!(fact(found[0], "department").as_deref(), Some("Engineering"));
+    let told = synced
+        .warnings
+        .iter()
+        .any(|text| text.contains("with the id of a directory user"));
+    assert!(told, "{:?}", synced.warnings);
+}
+
+#[tokio::test]
 async fn a_custom_attribute_cannot_pose_as_a_built_in_fact() {
     let mut tenant = example();
     tenant.user(0)["attributes"] = json!([

@@ -189,7 +189,12 @@ impl JumpCloud {
                     .filter_map(|account| {
                         let linked = users.links.user_of(&account.id);
                         let merged = self.settings.merge_administrators && linked.is_some();
-                        (!merged).then(|| administrators::resource(account, linked))
+                        // Two accounts with one id: the second would take the place of the first in the file.
+                        let taken = users.contains(&Id::new(&account.id));
+                        if taken {
+                            session.warn(Warning::IdTakenByUser, &account.id);
+                        }
+                        (!merged && !taken).then(|| administrators::resource(account, linked))
                     })
                     .collect();
                 Ok(Page {
