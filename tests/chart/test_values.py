@@ -71,6 +71,7 @@ SAMPLE = {
     "config.auditLog": "/var/lib/baton-jumpcloud/audit",
     "config.syncResourceTypes": ["user"],
     "config.optionalResourceTypes": ["group"],
+    "config.syncResumeMaxAge": "2h",
     "workdir.sizeLimit": "1Gi",
     "serviceAccount.automount": True,
     "strategy": {"type": "Recreate"},
