@@ -655,6 +655,28 @@ async fn a_row_that_is_deleted_meanwhile_costs_one_page_more_and_no_other_row() 
     }
 }
 
+#[tokio::test]
+async fn reading_back_needs_no_place_that_the_pages_under_way_hold() {
+    for max_concurrency in [1, 4, 8] {
+        // Row 0 is deleted after the first page, while many pages are asked for ahead.
+        let server = Server::start(|seen| {
+            let first = usize::from(seen.index > 0);
+            let skip = seen.number("skip") + first;
+            ok(&json!({"totalCount": 3000 - first, "results": rows(skip..(skip + 100).min(3000))}))
+        })
+        .await;
+        let settings = Settings {
+            max_concurrency,
+            ..server.settings()
+        };
+        let client = Client::with_policy(settings, FAST).unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(60), all(&client, users())).await;
+        let mut ids = read.expect("nobody waits for ever").unwrap();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..3000).collect::<Vec<_>>());
+    }
+}
+
 /// A listing of which something changes between requests.
 struct Moving {
     rows: Vec<usize>,

@@ -27,6 +27,7 @@ use std::{
     collections::{HashSet, VecDeque, hash_map::DefaultHasher},
     fmt,
     hash::{Hash as _, Hasher as _},
+    pin::pin,
     sync::{Arc, PoisonError},
 };
 
@@ -432,6 +433,11 @@ impl Progress {
         }
     }
 
+    /// Whether one of these rows is among the last ones.
+    fn meets(&self, rows: &HashSet<String>) -> bool {
+        rows.iter().any(|row| self.tail.contains(row))
+    }
+
     /// Distinct rows of this reading.
     fn rows(&self) -> u64 {
         u64::try_from(self.seen.len())
@@ -614,11 +620,11 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
     /// Connects a page to the one before, by reading back where rows moved.
     async fn connect(&mut self, skip: u64, page: ListPage<T>) -> Result<Step<T>, Error> {
         let mut right = identities(&page.items);
-        let tail = &self.progress.tail;
         // Behind a page that was the last one when it was read comes only what is new.
-        let overlaps = self.progress.more && self.progress.overlaps() && !tail.is_empty();
+        let overlaps =
+            self.progress.more && self.progress.overlaps() && !self.progress.tail.is_empty();
         let is_clear = page.items.is_empty() || !right.is_empty();
-        if !overlaps || !is_clear || right.iter().any(|row| tail.contains(row)) {
+        if !overlaps || !is_clear || self.progress.meets(&right) {
             return Ok(self.step(skip, page, Vec::new(), false, false));
         }
         let mut between = Vec::new();
@@ -627,10 +633,10 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
         // A reading that is torn already gains nothing.
         for _ in 0..if self.progress.torn { 0 } else { MAX_BRIDGE } {
             from = from.saturating_sub(BACK);
-            let found: Found<T> = self.client.shared.fetch(&self.list, from, LIMIT).await?;
+            let found = self.fetch_back(from).await?;
             let rows = identities(&found.page.items);
             let meets = right.is_empty() || right.iter().any(|row| rows.contains(row));
-            connected = meets && (from == 0 || rows.iter().any(|row| tail.contains(row)));
+            connected = meets && (from == 0 || self.progress.meets(&rows));
             between.push(found.page.items);
             if connected || !meets || from == 0 {
                 break;
@@ -645,6 +651,25 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
             "a listing moved while it was read"
         );
         Ok(self.step(skip, page, between, !connected, false))
+    }
+
+    /// A page out of turn. The pages under way go on meanwhile: they hold places of the limiter until they are read.
+    async fn fetch_back(&mut self, from: u64) -> Result<Found<T>, Error> {
+        let (client, list) = (self.client.clone(), Arc::clone(&self.list));
+        let mut fetching = pin!(client.shared.fetch(&list, from, LIMIT));
+        loop {
+            let Stage::Rest(chunks) = &mut self.stage else {
+                return fetching.await;
+            };
+            tokio::select! {
+                biased;
+                found = &mut fetching => return found,
+                chunk = chunks.next() => match chunk {
+                    Some(chunk) => self.fetched.extend(chunk?),
+                    None => self.stage = Stage::Behind,
+                },
+            }
+        }
     }
 
     fn step(
