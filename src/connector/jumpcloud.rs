@@ -22,7 +22,7 @@ use self::{
 };
 use super::{Connector, Error, Page, SyncScope, Validation};
 use crate::{
-    error::{Classify, Code},
+    error::{Class, Classify, Code},
     proto::connector as v2,
 };
 
@@ -300,14 +300,24 @@ impl Connector for JumpCloud {
         let id = identified(resource)?;
         let object = usable(&id.resource_type, &id.resource)?;
         let session = self.sessions.of(scope);
-        match id.resource_type.as_str() {
+        let listed = match id.resource_type.as_str() {
             USER => Ok(Page::default()),
             // Only users hold these, and a sync without users stores none of it.
             GROUP | ROLE if !reads(scope, USER) => Ok(Page::default()),
             GROUP => self.list_members(&session, resource, object, page).await,
             ROLE => self.list_holders(&session, object).await,
             APP => self.list_assignees(scope, &session, object, page).await,
-            other => Err(unknown_type(other)),
+            other => return Err(unknown_type(other)),
+        };
+        match listed {
+            Err(error) if error.class() == Class::NotFound => {
+                // Gone since it was listed, which is the end of its grants; or an answer that is wrong, which is not.
+                self.get_resource(scope, id).await?;
+                Err(Error::Unconfirmed {
+                    what: format!("{error}, although its {} is there", id.resource_type),
+                })
+            }
+            listed => listed,
         }
     }
 

@@ -17,10 +17,7 @@ use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::{
-    error::Class,
-    proto::{self, Kind},
-};
+use crate::proto::{self, Kind};
 
 const AVERY: &str = "64ab00000000000000000001";
 const BLAKE: &str = "64ab00000000000000000002";
@@ -771,8 +768,18 @@ async fn grants_of_a_group_that_a_rule_fills_are_immutable_and_say_why() {
 async fn a_group_that_is_gone_is_an_error_and_not_an_empty_success() {
     let mut tenant = example();
     tenant.status(&format!("/api/v2/usergroups/{ENGINEERING}/members"), 404);
+    tenant.status(&format!("/api/v2/usergroups/{ENGINEERING}"), 404);
     let error = rig(tenant).await.try_sync("sync").await.unwrap_err();
     assert_eq!(error.class(), Class::NotFound);
+}
+
+#[tokio::test]
+async fn members_that_are_not_found_in_a_group_that_is_there_are_asked_for_again() {
+    let mut tenant = example();
+    tenant.status(&format!("/api/v2/usergroups/{ENGINEERING}/members"), 404);
+    let error = rig(tenant).await.try_sync("sync").await.unwrap_err();
+    assert_eq!(error.class(), Class::Retryable);
+    assert!(error.to_string().contains("although its group is there"));
 }
 
 #[tokio::test]

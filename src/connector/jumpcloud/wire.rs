@@ -567,8 +567,9 @@ identified!(SystemUser, Administrator, UserGroup, Application);
 
 impl Identified for GraphObject {
     fn identity(&self) -> Option<String> {
-        let id = usable(self.id.as_deref())?;
-        Some(format!("{}:{id}", self.kind.as_deref().unwrap_or_default()))
+        // What an edge means without its kind nobody can tell; to leave it out would look like access taken away.
+        let kind = self.kind.as_deref()?;
+        usable(self.id.as_deref()).map(|id| format!("{kind}:{id}"))
     }
 }
 

@@ -7,7 +7,7 @@ use prost::Message as _;
 use serde::de::DeserializeOwned;
 use tonic::{Code, Status};
 
-use super::{repeats, secrets::lines, tells_nothing};
+use super::{secrets::lines, tells_nothing};
 use crate::{
     admin::log_level,
     connector::jumpcloud::{
@@ -150,7 +150,7 @@ fn secret(data: &[u8]) {
             assert!(problem.len() < 2048, "{problem}");
             for content in secret.data.iter().flat_map(|data| data.values()) {
                 let content = String::from_utf8_lossy(&content.0);
-                assert!(!repeats(&problem, &content));
+                assert!(!super::repeats(&problem, &content));
             }
         }
     }
