@@ -22,6 +22,7 @@ LEFT_OUT = {
     "BATON_OTEL_TRACING_DISABLED": "without otlp.endpoint nothing is traced",
     "BATON_PARALLEL_SYNC": "the old way to say workers",
     "BATON_SIMULATE_CRASH_AT": "for tests of the program",
+    "BATON_SIMULATE_HASTE": "for tests of the program",
     "BATON_SKIP_GRANTS": "goes with sync-resources only, which is for one-shot runs",
     "BATON_STORAGE_ENGINE": "has one legal value",
 }
