@@ -686,6 +686,8 @@ fn judge_structure(
         };
         let expected = match bare {
             "bool" => "flag",
+            // Decides what an edge means, so it is read strictly.
+            "String" if name == "GraphObject" && field == "type" => "",
             "String" => "text",
             _ => "lenient",
         };

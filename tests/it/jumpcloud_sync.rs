@@ -742,8 +742,23 @@ async fn a_whole_list_that_is_not_there_fails_the_sync_and_one_object_costs_a_wa
         .add_fault("/api/v2/usergroups/{id}/members@3-3:404")
         .unwrap();
     let report = engine_sync(&rig).await.unwrap();
+    assert_eq!(
+        report.warnings, [""; 0],
+        "the group is there, so it was asked again"
+    );
+    let whole = report.grants["group"];
+
+    let rig = Rig::start(small()).await;
+    for rule in [
+        "/api/v2/usergroups/{id}/members@3-3:404",
+        "/api/v2/usergroups/{id}@1:404",
+    ] {
+        rig.sim.add_fault(rule).unwrap();
+    }
+    let report = engine_sync(&rig).await.unwrap();
     assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
     assert_eq!(report.resources["group"], 12);
+    assert!(report.grants["group"] < whole);
 }
 
 #[tokio::test]

@@ -236,7 +236,7 @@ impl Control {
         self.0.network.down(how, Some(time));
     }
 
-    /// Puts a fault in force as long as the answer lives; see [`RpcRule`](super::RpcRule) for how it is written.
+    /// Puts a fault in force as long as the answer lives; see [`RpcRule`] for how it is written.
     pub fn inject(&self, rule: &str) -> Result<Injected, RpcFaultError> {
         rule.parse().map(|rule| self.inject_rule(rule))
     }

@@ -254,7 +254,12 @@ impl Service {
                     return self.breach(RPC, "msg", "must not repeat the metadata");
                 }
                 // A stream that was given up looks as if it had ended: the HTTP/2 layer makes no difference.
-                None => return Err(Status::cancelled("the upload ended without eof")),
+                None if shared
+                    .update(|state| state.task(&task_id).is_some_and(|task| task.cancelled)) =>
+                {
+                    return Err(Status::cancelled("the upload ended without eof"));
+                }
+                None => return self.breach(RPC, "msg", "must end with eof"),
             }
         };
         if tokio::time::timeout(UPLOAD_IDLE, stream.message())
