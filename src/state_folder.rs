@@ -108,15 +108,7 @@ impl Folder {
         // Cleaners of temporary folders may have taken it away.
         make_private(&self.path)?;
         make_private(&folder)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .permissions(Permissions::from_mode(0o600))
-            .tempfile_in(&folder)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist(folder.join(name))
-            .map_err(|error| error.error)?;
-        File::open(&folder)?.sync_all()
+        replace(&folder, name, content)
     }
 
     /// Renames a file that cannot be understood, for a person to look at; an older one of that name is replaced.
@@ -159,6 +151,19 @@ fn make_private(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     }
+}
+
+/// Puts a file in the place of one with the same name, whole or not at all; it is on the disk when this returns.
+pub(crate) fn replace(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(folder.join(name))
+        .map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
 }
 
 /// Refuses a folder that somebody else made in a shared directory: it must not be trusted with what we remember.

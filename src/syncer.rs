@@ -57,6 +57,13 @@ pub struct SyncRequest {
     pub workers: usize,
 }
 
+impl SyncRequest {
+    /// Whether the directory is read, and not a few resources of it or nothing.
+    pub const fn is_of_directory(&self) -> bool {
+        !self.empty && self.targeted.is_empty()
+    }
+}
+
 /// What a finished sync holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {

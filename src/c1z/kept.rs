@@ -12,13 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, OpenFlags, params};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Error,
-    schema::REQUIRED,
-    store::{Store, SyncStart},
+    schema::{REQUIRED, require},
+    store::{Store, SyncStart, prepare},
     time_text,
 };
 use crate::proto::connector as v2;
@@ -42,18 +42,12 @@ pub struct Unfinished {
 /// What of a table belongs to work that begins anew.
 #[derive(Debug, Clone)]
 pub enum Forgotten {
-    /// All resources of these types.
-    Resources(Vec<String>),
-    /// All resources.
-    AllResources,
-    /// All entitlements of resources of these types.
-    Entitlements(Vec<String>),
-    /// All entitlements.
-    AllEntitlements,
-    /// The grants on the entitlements of this resource.
-    Grants(v2::ResourceId),
-    /// All grants.
-    AllGrants,
+    /// The resources of these types; `None` = all.
+    Resources(Option<Vec<String>>),
+    /// The entitlements of resources of these types; `None` = all.
+    Entitlements(Option<Vec<String>>),
+    /// The grants on the entitlements of this resource; `None` = all.
+    Grants(Option<v2::ResourceId>),
 }
 
 pub(super) fn path(folder: &Path) -> PathBuf {
@@ -61,7 +55,7 @@ pub(super) fn path(folder: &Path) -> PathBuf {
 }
 
 /// Opens the file twice: once for SQLite, once for packing it later.
-fn open(path: &Path, is_new: bool) -> Result<(Connection, File), Error> {
+fn open(folder: &Path, path: &Path, is_new: bool) -> Result<(Connection, File), Error> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -74,6 +68,7 @@ fn open(path: &Path, is_new: bool) -> Result<(Connection, File), Error> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(Error::database("be opened"))?;
+    prepare(&connection, folder)?;
     Ok((connection, file))
 }
 
@@ -125,13 +120,13 @@ impl Store {
     ) -> Result<Self, Error> {
         remove(folder)?;
         let path = path(folder);
-        let (connection, file) = open(&path, true)?;
+        let (connection, file) = open(folder, &path, true)?;
         // The page size cannot change once there is a log.
         connection
             .execute_batch("pragma page_size = 4096; pragma encoding = 'UTF-8';")
             .map_err(Error::database("be set up"))?;
         keep(&connection)?;
-        Self::set_up(connection, file, folder, start, cancel, Some(path))
+        Self::over(connection, file, folder, start, cancel, Some(path))?.begun(start)
     }
 
     /// The unfinished sync that a folder holds; `None` where there is no database.
@@ -148,7 +143,7 @@ impl Store {
         {
             return Ok(None);
         }
-        let (connection, file) = open(&path, false)?;
+        let (connection, file) = open(folder, &path, false)?;
         keep(&connection)?;
         let read = || Error::database("be read");
         let verdict: String = connection
@@ -170,17 +165,7 @@ impl Store {
             )));
         }
         for table in REQUIRED {
-            let is_there = connection
-                .query_row(
-                    "select 1 from sqlite_master where type = 'table' and name = ?1",
-                    [table],
-                    |_row| Ok(()),
-                )
-                .optional()
-                .map_err(read())?;
-            if is_there.is_none() {
-                return Err(Error::MissingTable { table });
-            }
+            require(&connection, table)?;
         }
         let runs: i64 = connection
             .query_row("select count(*) from v1_sync_runs", [], |row| row.get(0))
@@ -237,38 +222,28 @@ impl Store {
     /// Deletes rows that will be read again.
     pub fn forget(&mut self, what: &Forgotten) -> Result<(), Error> {
         self.begin()?;
-        let delete = Error::database("forget rows");
+        let of_types = |table: &str, types: &Option<Vec<String>>| match types {
+            None => self
+                .connection
+                .execute_batch(&format!("delete from {table}")),
+            Some(types) => types.iter().try_for_each(|type_id| {
+                let delete = format!("delete from {table} where resource_type_id = ?1");
+                self.connection.execute(&delete, [type_id]).map(drop)
+            }),
+        };
         match what {
-            Forgotten::Resources(types) => types.iter().try_for_each(|type_id| {
-                self.connection
-                    .execute(
-                        "delete from v1_resources where resource_type_id = ?1",
-                        [type_id],
-                    )
-                    .map(drop)
-            }),
-            Forgotten::Entitlements(types) => types.iter().try_for_each(|type_id| {
-                self.connection
-                    .execute(
-                        "delete from v1_entitlements where resource_type_id = ?1",
-                        [type_id],
-                    )
-                    .map(drop)
-            }),
-            Forgotten::AllResources => self.connection.execute_batch("delete from v1_resources"),
-            Forgotten::AllEntitlements => {
-                self.connection.execute_batch("delete from v1_entitlements")
-            }
-            Forgotten::Grants(id) => self
+            Forgotten::Resources(types) => of_types("v1_resources", types),
+            Forgotten::Entitlements(types) => of_types("v1_entitlements", types),
+            Forgotten::Grants(None) => of_types("v1_grants", &None),
+            Forgotten::Grants(Some(id)) => self
                 .connection
                 .execute(
                     "delete from v1_grants where resource_type_id = ?1 and resource_id = ?2",
                     params![id.resource_type, id.resource],
                 )
                 .map(drop),
-            Forgotten::AllGrants => self.connection.execute_batch("delete from v1_grants"),
         }
-        .map_err(delete)
+        .map_err(Error::database("forget rows"))
     }
 
     /// A resource by its row.
@@ -439,7 +414,7 @@ mod tests {
         store.put_resources(&[group("a"), group("b")], now).unwrap();
         store.checkpoint("{}").unwrap();
         store
-            .forget(&Forgotten::Resources(vec!["group".to_owned()]))
+            .forget(&Forgotten::Resources(Some(vec!["group".to_owned()])))
             .unwrap();
         store.put_resources(&[group("c")], now).unwrap();
         let finish = super::super::Finish {

@@ -10,14 +10,11 @@ use std::{collections::VecDeque, fmt, path::Path};
 
 use jiff::Timestamp;
 use prost::Message;
-use rusqlite::{
-    Connection, OpenFlags, OptionalExtension, Row, config::DbConfig, limits::Limit, params,
-    types::Value,
-};
+use rusqlite::{Connection, OpenFlags, Row, config::DbConfig, limits::Limit, params, types::Value};
 
 use super::{
     Counts, Error, Limits, envelope,
-    schema::REQUIRED,
+    schema::{REQUIRED, require},
     store::{decode, scratch, signed, unsigned},
     time_text,
 };
@@ -142,17 +139,7 @@ impl Reader {
         )?;
         harden(&connection).map_err(Error::database("be set up"))?;
         for table in REQUIRED {
-            let exists = connection
-                .query_row(
-                    "select 1 from sqlite_master where type = 'table' and name = ?1",
-                    [table],
-                    |_| Ok(()),
-                )
-                .optional()
-                .map_err(Error::database("list its tables"))?;
-            if exists.is_none() {
-                return Err(Error::MissingTable { table });
-            }
+            require(&connection, table)?;
             if !is_ordinary(&connection, table).map_err(Error::database("list its columns"))? {
                 return Err(Error::OddTable { table });
             }

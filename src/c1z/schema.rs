@@ -4,6 +4,10 @@
 //! swapped names on `v1_resources` are kept. Indexes are split by when they are built: `EARLY` ones serve the
 //! sync itself, `LATE` ones are built in bulk when the file is sealed, which is several times cheaper.
 
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::Error;
+
 /// One index: its name, its table, and the text that follows `on`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Index {
@@ -223,6 +227,19 @@ pub(super) const LATE: [Index; 5] = [
         "entitlement_id, sync_id, id",
     ),
 ];
+
+/// Refuses a database that lacks a table.
+pub(super) fn require(connection: &Connection, table: &'static str) -> Result<(), Error> {
+    connection
+        .query_row(
+            "select 1 from sqlite_master where type = 'table' and name = ?1",
+            [table],
+            |_| Ok(()),
+        )
+        .optional()
+        .map_err(Error::database("list its tables"))?
+        .ok_or(Error::MissingTable { table })
+}
 
 /// Tables without which a database is not a c1z.
 pub(super) const REQUIRED: [&str; 5] = [

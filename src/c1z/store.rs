@@ -173,31 +173,21 @@ impl Store {
                  pragma synchronous = off;",
             )
             .map_err(Error::database("be set up"))?;
-        Self::set_up(connection, file, folder, start, cancel, None)
+        Self::over(connection, file, folder, start, cancel, None)?.begun(start)
     }
 
     /// Makes the tables and begins the sync.
-    pub(super) fn set_up(
-        connection: Connection,
-        file: File,
-        folder: &Path,
-        start: &SyncStart,
-        cancel: CancellationToken,
-        kept: Option<PathBuf>,
-    ) -> Result<Self, Error> {
-        let store = Self::over(connection, file, folder, start, cancel, kept)?;
+    pub(super) fn begun(self, start: &SyncStart) -> Result<Self, Error> {
         let ddl: Vec<String> = TABLES
             .iter()
             .map(|&table| table.to_owned())
             .chain(EARLY.iter().map(super::schema::Index::ddl))
             .collect();
         // All or nothing: what is kept and has no sync would be of no use.
-        store
-            .connection
+        self.connection
             .execute_batch(&format!("begin; {};", ddl.join(";\n")))
             .map_err(Error::database("be set up"))?;
-        store
-            .connection
+        self.connection
             .execute(
                 "insert into v1_sync_runs (sync_id, started_at, sync_token, sync_type, grants_backfilled)
                  values (?1, ?2, '', ?3, 1)",
@@ -208,14 +198,13 @@ impl Store {
                 ],
             )
             .map_err(Error::database("begin a sync"))?;
-        store
-            .connection
+        self.connection
             .execute_batch("commit")
             .map_err(Error::database("be set up"))?;
-        Ok(store)
+        Ok(self)
     }
 
-    /// A store over an open database.
+    /// A store over a database that is open and [prepared](prepare).
     pub(super) fn over(
         connection: Connection,
         file: File,
@@ -224,13 +213,11 @@ impl Store {
         cancel: CancellationToken,
         kept: Option<PathBuf>,
     ) -> Result<Self, Error> {
-        connection.set_prepared_statement_cache_capacity(64);
         connection
             .execute_batch(&format!(
                 "pragma temp_store = file; pragma cache_size = -{CACHE_KIB};"
             ))
             .map_err(Error::database("be set up"))?;
-        sort_in(&connection, folder)?;
         Ok(Self {
             connection,
             file,
@@ -864,16 +851,18 @@ pub(super) fn scratch(
     fill(&mut file)?;
     let connection = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(Error::database("be opened"))?;
-    connection.set_prepared_statement_cache_capacity(64);
-    sort_in(&connection, folder)?;
+    prepare(&connection, folder)?;
     path.close()
         .map_err(Error::io("hide a working database in", folder))?;
     Ok((connection, file))
 }
 
-/// Sorting must spill into the work folder: a container may have no other writable one. Should the folder be gone by
-/// then, SQLite falls back to the system's.
-fn sort_in(connection: &Connection, folder: &Path) -> Result<(), Error> {
+/// What every connection needs: room for our statements, and the work folder for sorting.
+///
+/// Sorting must spill there: a container may have no other writable folder. Should it be gone by then, SQLite falls back
+/// to the system's.
+pub(super) fn prepare(connection: &Connection, folder: &Path) -> Result<(), Error> {
+    connection.set_prepared_statement_cache_capacity(64);
     connection
         .pragma_update(None, "temp_store_directory", folder.to_string_lossy())
         .map_err(Error::database("use the work folder for sorting"))

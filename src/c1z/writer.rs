@@ -53,9 +53,7 @@ impl Writer {
         start: SyncStart,
         cancel: CancellationToken,
     ) -> Result<Self, Error> {
-        let folder = folder.to_owned();
-        let stop = cancel.clone();
-        Self::opened(cancel, move || Store::create(&folder, &start, stop)).await
+        Self::created(folder, start, cancel, Store::create).await
     }
 
     /// As [`Writer::create`], but the database keeps its name in `folder`, in place of one that is there.
@@ -64,16 +62,18 @@ impl Writer {
         start: SyncStart,
         cancel: CancellationToken,
     ) -> Result<Self, Error> {
-        let folder = folder.to_owned();
-        let stop = cancel.clone();
-        Self::opened(cancel, move || Store::create_kept(&folder, &start, stop)).await
+        Self::created(folder, start, cancel, Store::create_kept).await
     }
 
-    async fn opened(
+    async fn created(
+        folder: &Path,
+        start: SyncStart,
         cancel: CancellationToken,
-        open: impl FnOnce() -> Result<Store, Error> + Send + 'static,
+        create: fn(&Path, &SyncStart, CancellationToken) -> Result<Store, Error>,
     ) -> Result<Self, Error> {
-        let store = spawn_blocking(open)
+        let folder = folder.to_owned();
+        let stop = cancel.clone();
+        let store = spawn_blocking(move || create(&folder, &start, stop))
             .await
             .map_err(|error| stopped(&error))??;
         Ok(Self::over(store, cancel))

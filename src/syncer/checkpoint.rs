@@ -57,6 +57,16 @@ pub(super) enum Position {
     },
 }
 
+impl Position {
+    /// The resource types that are left; `None` = all.
+    pub(super) fn types(self) -> Option<Vec<String>> {
+        match self {
+            Self::Types(types) => Some(types),
+            Self::Start | Self::Rows { .. } => None,
+        }
+    }
+}
+
 /// What was counted so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Counters {

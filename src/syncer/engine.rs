@@ -189,7 +189,6 @@ async fn write(
         is_resumed,
         direct_grants: checkpoint.direct_grants,
         checkpoint_every: limits.checkpoint_every,
-        last_checkpoint: Mutex::new(Instant::now()),
         policy: Policy {
             attempts: u32::MAX,
             budget: limits.retry_budget,
@@ -571,7 +570,6 @@ struct Engine<'a> {
     /// Grants before the expansion, where a checkpoint said so.
     direct_grants: Option<u64>,
     checkpoint_every: Duration,
-    last_checkpoint: Mutex<Instant>,
     policy: Policy,
     writer: &'a Writer,
     types: Types,
@@ -694,10 +692,6 @@ impl Engine<'_> {
         self.writer
             .run(move |store| store.checkpoint(&state))
             .await?;
-        *self
-            .last_checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
         Ok(())
     }
 
@@ -707,24 +701,22 @@ impl Engine<'_> {
         Ok(self
             .writer
             .run(move |store| match (phase, position) {
-                (Phase::Resources, Position::Types(types)) => {
-                    store.forget(&Forgotten::Resources(types))
+                (Phase::Resources, position) => {
+                    store.forget(&Forgotten::Resources(position.types()))
                 }
-                (Phase::Resources, _) => store.forget(&Forgotten::AllResources),
-                (Phase::StaticEntitlements, Position::Types(types)) => {
-                    store.forget(&Forgotten::Entitlements(types))
+                (Phase::StaticEntitlements, position) => {
+                    store.forget(&Forgotten::Entitlements(position.types()))
                 }
-                (Phase::StaticEntitlements, _) => store.forget(&Forgotten::AllEntitlements),
                 (Phase::Grants, Position::Rows { open, .. }) => {
                     for row in open {
                         let resource = store.resource_at(row)?;
                         if let Some(id) = resource.and_then(|resource| resource.id) {
-                            store.forget(&Forgotten::Grants(id))?;
+                            store.forget(&Forgotten::Grants(Some(id)))?;
                         }
                     }
                     Ok(())
                 }
-                (Phase::Grants, _) => store.forget(&Forgotten::AllGrants),
+                (Phase::Grants, _) => store.forget(&Forgotten::Grants(None)),
                 // Entitlements of a listing and of a template cannot be told apart; both are written over.
                 (Phase::Entitlements | Phase::Expansion | Phase::Seal, _) => Ok(()),
             })
@@ -818,6 +810,7 @@ impl Engine<'_> {
         };
         let mut running = FuturesUnordered::new();
         let mut open = BTreeSet::new();
+        let mut last_checkpoint = Instant::now();
         loop {
             while running.len() < workers {
                 let spawned = self.take_spawned();
@@ -842,15 +835,9 @@ impl Engine<'_> {
             if completed.is_multiple_of(CHECK_EVERY) {
                 self.check_warnings()?;
             }
-            let is_due = || {
-                self.last_checkpoint
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .elapsed()
-                    >= self.checkpoint_every
-            };
-            if !has_spawned && is_due() {
+            if !has_spawned && last_checkpoint.elapsed() >= self.checkpoint_every {
                 self.checkpoint(phase, feed.position(&open)).await?;
+                last_checkpoint = Instant::now();
             }
         }
     }

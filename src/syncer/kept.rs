@@ -13,7 +13,7 @@ const CONNECTOR_FOLDER: &str = "connector";
 
 /// Whether a sync leaves what it has for the next attempt. Targeted and empty ones are too short for that.
 pub(super) fn keeps(environment: Environment<'_>, request: &SyncRequest) -> bool {
-    environment.keep && !request.empty && Kind::of(request) != Kind::Partial
+    environment.keep && request.is_of_directory()
 }
 
 /// A sync that can be gone on with: its start, and how far it came; no checkpoint = it only has to be packed.

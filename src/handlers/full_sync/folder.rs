@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File, Permissions, TryLockError},
-    io::{self, Write as _},
+    io,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,7 +17,7 @@ use std::{
 use crate::{
     connector::Connector,
     crypto::{Sha256, hex},
-    state_folder::check_private,
+    state_folder::{check_private, replace},
     syncer::{Report, SyncRequest},
 };
 use jiff::Timestamp;
@@ -64,7 +64,7 @@ pub(super) struct Wish {
 impl Wish {
     /// Whether the sync may outlive its process. Targeted and empty ones are too short for that.
     fn is_kept(&self) -> bool {
-        !self.max_age.is_zero() && self.request.targeted.is_empty() && !self.request.empty
+        !self.max_age.is_zero() && self.request.is_of_directory()
     }
 
     /// Tells what may be mixed from what may not: the version of this program, the directory and how it is read, and the
@@ -214,15 +214,7 @@ impl Folder {
     }
 
     fn write<T: Serialize>(&self, name: &str, content: &T) -> io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o600))
-            .tempfile_in(&self.path)?;
-        serde_json::to_writer(&mut file, content)?;
-        file.flush()?;
-        file.as_file().sync_data()?;
-        file.persist(self.path.join(name))
-            .map_err(|error| error.error)?;
-        Ok(())
+        replace(&self.path, name, &serde_json::to_vec(content)?)
     }
 }
 

@@ -191,7 +191,7 @@ impl Guard {
         report: &Report,
         now: Timestamp,
     ) -> Result<Option<Counts>, Error> {
-        if request.empty || !request.targeted.is_empty() || report.sync_type != "full" {
+        if !request.is_of_directory() || report.sync_type != "full" {
             return Ok(None);
         }
         let fingerprint = self.fingerprint(request);

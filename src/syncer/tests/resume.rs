@@ -130,6 +130,13 @@ impl Bench {
         };
         sync_to_file_within(connector, &request, environment, LIMITS, &self.target()).await
     }
+
+    /// An attempt that nothing stops.
+    async fn finished(&self, connector: &FakeConnector) -> Report {
+        self.attempt(connector, &CancellationToken::new())
+            .await
+            .unwrap()
+    }
 }
 
 /// Everything that a file says, but for when.
@@ -170,10 +177,7 @@ struct Undisturbed {
 async fn undisturbed(make: fn() -> FakeConnector) -> Undisturbed {
     let bench = Bench::new();
     let connector = make();
-    let report = bench
-        .attempt(&connector, &CancellationToken::new())
-        .await
-        .unwrap();
+    let report = bench.finished(&connector).await;
     assert!(!report.is_resumed);
     Undisturbed {
         content: content(&bench),
@@ -204,10 +208,7 @@ async fn stopped(make: fn() -> FakeConnector, stops: &[usize], whole: &Undisturb
     }
     if !ended {
         let connector = make();
-        let report = bench
-            .attempt(&connector, &CancellationToken::new())
-            .await
-            .unwrap();
+        let report = bench.finished(&connector).await;
         calls.push(connector.calls().len());
         assert_eq!(report.expanded_grants, whole.report.expanded_grants);
         assert_eq!(report.warnings, whole.report.warnings);
@@ -264,10 +265,7 @@ async fn a_sync_that_goes_on_keeps_its_id_and_its_beginning() {
     let first = connector.cleanups();
     bench.clock.advance(Duration::from_mins(5));
     let connector = tenant();
-    let report = bench
-        .attempt(&connector, &CancellationToken::new())
-        .await
-        .unwrap();
+    let report = bench.finished(&connector).await;
     assert!(report.is_resumed);
     assert_eq!(connector.cleanups(), first);
     assert!(
@@ -304,10 +302,7 @@ async fn what_cannot_be_trusted_is_read_again_from_the_start() {
         let _none = std::fs::remove_file(bench.folder.path().join("sync.db-wal"));
         spoil(bench.folder.path());
         let connector = tenant();
-        let report = bench
-            .attempt(&connector, &CancellationToken::new())
-            .await
-            .unwrap();
+        let report = bench.finished(&connector).await;
         assert!(!report.is_resumed);
         assert!(
             !kept.exists(),
@@ -336,10 +331,7 @@ async fn a_sync_that_was_not_packed_needs_no_call() {
         .await
         .unwrap_err();
     let connector = tenant();
-    let report = bench
-        .attempt(&connector, &CancellationToken::new())
-        .await
-        .unwrap();
+    let report = bench.finished(&connector).await;
     assert!(report.is_resumed);
     assert_eq!(connector.calls(), Vec::<String>::new());
     same(&content(&bench), &whole.content);
