@@ -10,7 +10,7 @@ use baton_jumpcloud::{
 };
 use proptest::prelude::*;
 
-mod c1z;
+pub mod c1z;
 mod conductorone;
 mod credentials;
 mod jumpcloud;

@@ -23,8 +23,8 @@ use baton_jumpcloud::{
     connector::{
         Error,
         jumpcloud::client::{
-            Auth, Client, Convention, Identified, List, ListPage, Mark, Method, Progress, Region,
-            Repeat, Settings, Written,
+            Auth, Client, Convention, Doubt, Identified, List, ListPage, Mark, Method, Progress,
+            Region, Repeat, Settings, Written,
         },
     },
     error::{Class, Classify as _, Code, chain},
@@ -836,6 +836,18 @@ async fn rows_that_moved_while_nobody_read_are_found_again() {
     assert!(server.calls() <= 8, "{}", server.calls());
 }
 
+/// What remains doubtful of a list without order that is read to its end.
+async fn doubt_of(server: &Server) -> Option<Doubt> {
+    let client = server.client();
+    let list = List {
+        query: Vec::new(),
+        ..users()
+    };
+    let mut walk = client.walk::<Row>(list, Progress::default());
+    while walk.next().await.unwrap().is_some() {}
+    walk.doubt()
+}
+
 #[tokio::test]
 async fn a_listing_that_never_holds_still_is_read_three_times_and_doubted() {
     // Another order with each request, and a total that changes with it.
@@ -850,14 +862,7 @@ async fn a_listing_that_never_holds_still_is_read_three_times_and_doubted() {
         ok(&json!({"totalCount": total, "results": page}))
     })
     .await;
-    let client = server.client();
-    let list = List {
-        query: Vec::new(),
-        ..users()
-    };
-    let mut walk = client.walk::<Row>(list, Progress::default());
-    while walk.next().await.unwrap().is_some() {}
-    let doubt = walk.doubt().unwrap();
+    let doubt = doubt_of(&server).await.unwrap();
     assert_eq!(doubt.readings, 3);
     assert!(doubt.promised.is_some_and(|rows| rows >= 250) && doubt.read < 252);
     assert!(server.calls() <= 15, "{}", server.calls());
@@ -876,14 +881,7 @@ async fn two_readings_that_agree_are_believed() {
         ok(&json!({"totalCount": 250, "results": page}))
     })
     .await;
-    let client = server.client();
-    let list = List {
-        query: Vec::new(),
-        ..users()
-    };
-    let mut walk = client.walk::<Row>(list, Progress::default());
-    while walk.next().await.unwrap().is_some() {}
-    assert_eq!((walk.doubt(), server.calls()), (None, 6));
+    assert_eq!((doubt_of(&server).await, server.calls()), (None, 6));
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-const ADMINISTRATION: &str = "2UjI0eIRo77RGFwi2GKpAa0Til0";
+pub const ADMINISTRATION: &str = "2UjI0eIRo77RGFwi2GKpAa0Til0";
 
 /// The tenant on which the number of calls is promised.
 fn promised() -> Shape {
@@ -281,7 +281,7 @@ fn grant_id(kind: &str, id: impl ToString, principal: &str, who: impl ToString) 
     format!("{kind}-grant:{id}:{principal}:{}:{id}", who.to_string())
 }
 
-fn role_id(name: &str) -> String {
+pub fn role_id(name: &str) -> String {
     let mut id = String::from("role_");
     for character in name.to_lowercase().chars() {
         if character.is_ascii_alphanumeric() {
@@ -369,23 +369,8 @@ async fn a_tenant_of_five_thousand_costs_at_most_430_calls_and_every_grant_is_th
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_file_of_a_whole_sync_holds_every_row_and_all_inherited_access() {
     let rig = Rig::start(promised()).await;
+    let report = engine_sync(&rig).await.unwrap();
     let target = rig.folder.path().join("sync.c1z");
-    let cancel = CancellationToken::new();
-    let environment = syncer::Environment {
-        work_dir: rig.folder.path(),
-        clock: &SystemClock,
-        progress: &syncer::NoProgress,
-        cancel: &cancel,
-        keep: false,
-    };
-    let report = syncer::sync_to_file(
-        &rig.connector,
-        &syncer::SyncRequest::default(),
-        environment,
-        &target,
-    )
-    .await
-    .unwrap();
     let requests = rig.sim.requests();
     assert!(requests.total <= 430, "{} calls", requests.total);
     let truth = rig.sim.truth();
@@ -636,7 +621,7 @@ async fn validation_names_what_the_key_may_not_read() {
     assert!(!error.to_string().contains("SECRETSEED"));
 }
 
-/// The whole sync with the engine: its warnings, and the rows by table and type.
+/// The whole sync with the engine, into `sync.c1z` in the folder of the rig.
 async fn engine_sync(rig: &Rig) -> Result<syncer::Report, syncer::Error> {
     let cancel = CancellationToken::new();
     let environment = syncer::Environment {

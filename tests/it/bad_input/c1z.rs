@@ -62,6 +62,36 @@ fn directory() -> FakeConnector {
     })
 }
 
+/// The file of a sync of this directory, and the database in it. The file stays in the folder, as `good.c1z`.
+pub fn synced(folder: &Path, directory: &FakeConnector) -> (Vec<u8>, Vec<u8>) {
+    let file = folder.join("good.c1z");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime
+        .block_on(syncer::sync_to_file(
+            directory,
+            &SyncRequest::default(),
+            Environment {
+                work_dir: folder,
+                clock: &SystemClock,
+                progress: &NoProgress,
+                cancel: &CancellationToken::new(),
+                keep: false,
+            },
+            &file,
+        ))
+        .unwrap();
+    let packed = fs::read(&file).unwrap();
+    let mut database = Vec::new();
+    zstd::stream::read::Decoder::new(&packed[MAGIC_V1.len()..])
+        .unwrap()
+        .read_to_end(&mut database)
+        .unwrap();
+    (packed, database)
+}
+
 /// A good file and its database.
 struct Good {
     folder: TempDir,
@@ -72,31 +102,7 @@ struct Good {
 impl Good {
     fn make() -> Self {
         let folder = TempDir::new().unwrap();
-        let file = folder.path().join("good.c1z");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime
-            .block_on(syncer::sync_to_file(
-                &directory(),
-                &SyncRequest::default(),
-                Environment {
-                    work_dir: folder.path(),
-                    clock: &SystemClock,
-                    progress: &NoProgress,
-                    cancel: &CancellationToken::new(),
-                    keep: false,
-                },
-                &file,
-            ))
-            .unwrap();
-        let packed = fs::read(&file).unwrap();
-        let mut database = Vec::new();
-        zstd::stream::read::Decoder::new(&packed[MAGIC_V1.len()..])
-            .unwrap()
-            .read_to_end(&mut database)
-            .unwrap();
+        let (packed, database) = synced(folder.path(), &directory());
         Self {
             folder,
             packed,

@@ -13,8 +13,7 @@ use baton_jumpcloud::{
 };
 use jiff::Timestamp;
 
-/// The application that stands for the administration of the organisation.
-pub const ADMINISTRATION: &str = "2UjI0eIRo77RGFwi2GKpAa0Til0";
+use crate::jumpcloud_sync::{ADMINISTRATION, role_id};
 
 /// A resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,18 +51,6 @@ impl fmt::Display for Fact {
             Self::Has { on, whom } => write!(f, "{on} for {whom}"),
         }
     }
-}
-
-fn role_id(name: &str) -> String {
-    let mut id = String::from("role_");
-    for character in name.to_lowercase().chars() {
-        if character.is_ascii_alphanumeric() {
-            id.push(character);
-        } else if !id.ends_with('_') {
-            id.push('_');
-        }
-    }
-    id
 }
 
 /// Everything that a directory holds now, but for access that is inherited: that follows from the rest.

@@ -134,8 +134,8 @@ async fn an_upload_that_fails_is_a_retryable_error_and_leaves_nothing_behind() {
     assert_eq!(rig.left_over(), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_cancellation_during_the_upload_stops_it_and_leaves_nothing_behind() {
+/// What is left of a sync that is cancelled while it is being uploaded.
+async fn cancelled_in_the_upload(sync: LocalOptions) -> usize {
     let control = FakeControlPlane::new();
     control.upload_fails([Fault::Silence]);
     control.heartbeats([
@@ -146,14 +146,23 @@ async fn a_cancellation_during_the_upload_stops_it_and_leaves_nothing_behind() {
         }),
     ]);
     control.hand_out([full_sync(1)]);
-    let rig = Plan::default().start(&control);
+    let plan = Plan {
+        sync,
+        ..Plan::default()
+    };
+    let rig = plan.start(&control);
     let result = control.result(&id(1)).await;
     assert_eq!(
         failure(&result),
         (Code::Cancelled, "task was cancelled", false)
     );
     assert_eq!(control.uploads().len(), 1);
-    assert_eq!(rig.left_over(), 0);
+    rig.left_over()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancellation_during_the_upload_stops_it_and_leaves_nothing_behind() {
+    assert_eq!(cancelled_in_the_upload(LocalOptions::default()).await, 0);
 }
 
 fn resumable() -> LocalOptions {
@@ -185,23 +194,7 @@ async fn a_sync_whose_upload_failed_is_uploaded_by_the_next_task_and_not_read_ag
 
 #[tokio::test(start_paused = true)]
 async fn what_conductorone_cancelled_is_not_kept() {
-    let control = FakeControlPlane::new();
-    control.upload_fails([Fault::Silence]);
-    control.heartbeats([
-        Ok(HeartbeatReply::default()),
-        Ok(HeartbeatReply {
-            cancelled: true,
-            next_heartbeat: None,
-        }),
-    ]);
-    control.hand_out([full_sync(1)]);
-    let plan = Plan {
-        sync: resumable(),
-        ..Plan::default()
-    };
-    let rig = plan.start(&control);
-    failure(&control.result(&id(1)).await);
-    assert_eq!(rig.left_over(), 0);
+    assert_eq!(cancelled_in_the_upload(resumable()).await, 0);
 }
 
 #[tokio::test]

@@ -1,12 +1,11 @@
 //! The part of the corpus that is made from real encodings: what our own writer, the simulators' keys and the messages
 //! of the contract give.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{fs, path::Path};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use baton_jumpcloud::{
     c1z::{MAGIC_V1, MAGIC_V3},
-    clock::SystemClock,
     control_plane::credentials,
     crypto::{
         jwk::Ed25519Jwk,
@@ -22,13 +21,14 @@ use baton_jumpcloud::{
         connector as v2, pack,
     },
     sim::fuzzing::OWN_SEED,
-    syncer::{self, Environment, NoProgress, SyncRequest, fake::FakeConnector},
+    syncer::fake::FakeConnector,
 };
 use prost::Message as _;
 use rusqlite::Connection;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
+
+use crate::bad_input::c1z::synced;
 
 /// Target, name of the file, content.
 pub type Seed = (&'static str, String, Vec<u8>);
@@ -203,7 +203,6 @@ fn grant(kind: &str, id: &str, principal: v2::Resource) -> v2::Grant {
 /// The database of a file of our own writer, with the smallest pages that there are.
 fn databases() -> Vec<(&'static str, Vec<u8>)> {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("seed.c1z");
     let kind = |id: &str| v2::ResourceType {
         id: id.to_owned(),
         display_name: id.to_owned(),
@@ -226,29 +225,7 @@ fn databases() -> Vec<(&'static str, Vec<u8>)> {
         .with_entitlement(entitlement("group", "g2"))
         .with_grant(grant("group", GROUP, resource("user", USER)))
         .with_grant(nested);
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(syncer::sync_to_file(
-            &directory,
-            &SyncRequest::default(),
-            Environment {
-                work_dir: folder.path(),
-                clock: &SystemClock,
-                progress: &NoProgress,
-                cancel: &CancellationToken::new(),
-                keep: false,
-            },
-            &file,
-        ))
-        .unwrap();
-    let packed = fs::read(&file).unwrap();
-    let mut database = Vec::new();
-    zstd::stream::read::Decoder::new(&packed[MAGIC_V1.len()..])
-        .unwrap()
-        .read_to_end(&mut database)
-        .unwrap();
+    let (_packed, database) = synced(folder.path(), &directory);
     let after = |sql: &str| changed(folder.path(), &database, sql);
     vec![
         // First, for the envelope is made of it: without the indexes, which are most of it.
