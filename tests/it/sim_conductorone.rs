@@ -40,6 +40,7 @@ use baton_jumpcloud::{
     syncer,
 };
 use clap::Parser as _;
+use futures_util::StreamExt as _;
 use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::{
@@ -1073,6 +1074,7 @@ async fn an_upload_in_the_wrong_shape_is_caught() {
     let text = b"not empty";
     let long = vec![0; 1024 * 1024 + 1];
     let table = [
+        ("msg", vec![]),
         ("msg", vec![data(text), eof(text)]),
         ("msg", vec![metadata(&id), metadata(&id)]),
         ("msg", vec![metadata(&id), data(text)]),
@@ -1118,6 +1120,32 @@ async fn an_upload_in_the_wrong_shape_is_caught() {
         );
     }
     assert!(sim.uploads().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_is_no_breach() {
+    let (sim, mut client, id) = syncing().await;
+    let messages = [metadata(&id), data(b"a part")];
+    for said in 0..=messages.len() {
+        let first: Vec<_> = messages[..said]
+            .iter()
+            .map(|msg| BatonServiceUploadAssetRequest {
+                msg: Some(msg.clone()),
+            })
+            .collect();
+        let endless = futures_util::stream::iter(first).chain(futures_util::stream::pending());
+        let request = client.request(endless);
+        let mut grpc = client.grpc.clone();
+        let call = tokio::time::timeout(Duration::from_millis(200), grpc.upload_asset(request));
+        assert!(call.await.is_err(), "it waits for more");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    client
+        .upload(whole(&id, &c1z(folder.path(), "")))
+        .await
+        .unwrap();
+    assert_eq!(sim.uploads().len(), 1);
+    sim.assert_clean();
 }
 
 #[tokio::test]

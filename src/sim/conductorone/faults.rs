@@ -8,7 +8,10 @@ use std::{
     future::poll_fn,
     pin::Pin,
     str::FromStr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,7 +25,7 @@ use axum::{
     response::IntoResponse as _,
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use hyper::body::{Body as _, Frame};
 use serde_json::{Value, json};
 
@@ -314,6 +317,26 @@ impl Rule for RpcRule {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AnswerLost;
 
+/// Whether the client gave up its request. Tonic lets a request that was reset look like one that ended.
+#[derive(Debug, Clone, Default)]
+pub(super) struct GivenUp(Arc<AtomicBool>);
+
+impl GivenUp {
+    fn watch(request: Request) -> Request {
+        let given_up = Self::default();
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(given_up.clone());
+        let data = body
+            .into_data_stream()
+            .inspect_err(move |_error| given_up.0.store(true, Ordering::Relaxed));
+        Request::from_parts(parts, Body::from_stream(data))
+    }
+
+    pub(super) fn is_so(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// What is to happen to this upload.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum UploadFault {
@@ -342,6 +365,9 @@ pub(super) async fn spoil(
     next: Next,
 ) -> Response<Body> {
     let rpc = method(request.uri().path());
+    if rpc == Rpc::UploadAsset {
+        request = GivenUp::watch(request);
+    }
     let Some(fault) = shared.injections.next(&rpc, shared.config.fault_seed) else {
         return next.run(request).await;
     };

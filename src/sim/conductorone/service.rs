@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Break, Revealed,
     credentials::hex,
-    faults::{AnswerLost, UploadFault},
+    faults::{AnswerLost, GivenUp, UploadFault},
     rules::{self, Rules},
     server::Connection,
     state::{Finish, Heartbeat, Hello, Poll, Rpc, Shared, Stage, Upload, keep, kind},
@@ -182,6 +182,7 @@ impl Service {
         &self,
         connection: Option<Connection>,
         fault: Option<UploadFault>,
+        given_up: GivenUp,
         stream: Streaming<BatonServiceUploadAssetRequest>,
     ) -> Result<(), Status> {
         const RPC: Rpc = Rpc::UploadAsset;
@@ -190,6 +191,7 @@ impl Service {
         let metadata = match next(&mut stream).await? {
             Some(Msg::Metadata(metadata)) => metadata,
             Some(_) => return self.breach(RPC, "msg", "must begin with metadata"),
+            None if given_up.is_so() => return Err(abandoned()),
             None => return self.breach(RPC, "msg", "must be metadata, data or eof"),
         };
         self.apply(RPC, &metadata)?;
@@ -253,12 +255,7 @@ impl Service {
                 Some(Msg::Metadata(_)) => {
                     return self.breach(RPC, "msg", "must not repeat the metadata");
                 }
-                // A stream that was given up looks as if it had ended: the HTTP/2 layer makes no difference.
-                None if shared
-                    .update(|state| state.task(&task_id).is_some_and(|task| task.cancelled)) =>
-                {
-                    return Err(Status::cancelled("the upload ended without eof"));
-                }
+                None if given_up.is_so() => return Err(abandoned()),
                 None => return self.breach(RPC, "msg", "must end with eof"),
             }
         };
@@ -344,6 +341,10 @@ async fn next(
         .await
         .map_err(|_elapsed| Status::deadline_exceeded("the upload paused for too long"))??;
     Ok(message.and_then(|message| message.msg))
+}
+
+fn abandoned() -> Status {
+    Status::cancelled("the client gave the upload up")
 }
 
 fn local(doing: &str, error: &std::io::Error) -> Status {
@@ -597,7 +598,8 @@ impl BatonService for Service {
         self.enter(Rpc::UploadAsset, &request).await?;
         let connection = request.extensions().get::<Connection>().cloned();
         let fault = request.extensions().get::<UploadFault>().copied();
-        self.receive(connection, fault, request.into_inner())
+        let given_up = request.extensions().get().cloned().unwrap_or_default();
+        self.receive(connection, fault, given_up, request.into_inner())
             .await?;
         Ok(Response::new(BatonServiceUploadAssetResponse::default()))
     }
