@@ -70,9 +70,7 @@ pub fn facts(truth: &Truth) -> BTreeSet<Fact> {
     for name in truth.role_names() {
         is(Thing::new("role", role_id(name)));
     }
-    if !truth.admins.is_empty() {
-        is(Thing::new("app", ADMINISTRATION));
-    }
+    is(Thing::new("app", ADMINISTRATION));
     let mut has = |on: Thing, whom: Thing| facts.insert(Fact::Has { on, whom });
     for (id, group) in &truth.groups {
         for member in &group.members {

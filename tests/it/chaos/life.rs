@@ -98,6 +98,8 @@ struct Life<'a> {
     /// Faults in force; each ends with its place among the blows, and with what it did.
     storm: FuturesUnordered<BoxFuture<'static, (usize, Damage)>>,
     protected: BTreeSet<Id>,
+    /// Users that no task made: only these may be removed by others.
+    theirs: BTreeSet<Id>,
     group: Id,
     figures: Figures,
     ends: Vec<Ended>,
@@ -134,6 +136,7 @@ pub async fn live(plan: &Plan) -> Lived {
         blows: Vec::new(),
         storm: FuturesUnordered::new(),
         protected: BTreeSet::from([group]),
+        theirs: truth.users.keys().copied().collect(),
         group,
         figures: Figures::default(),
         ends: Vec::new(),
@@ -404,6 +407,7 @@ impl Life<'_> {
             history,
             random,
             protected,
+            theirs,
             scene,
             ..
         } = self;
@@ -411,8 +415,13 @@ impl Life<'_> {
         scene.directory.edit(|tenant| {
             let before = Truth::of(tenant);
             history.look(SystemClock.now(), facts(&before));
-            somebody_changes(tenant, &before, random, protected, number);
-            history.look(SystemClock.now(), facts(&Truth::of(tenant)));
+            let free: Vec<Id> = theirs.difference(protected).copied().collect();
+            if let Some(new) = somebody_changes(tenant, &before, random, &free, protected, number) {
+                theirs.insert(new);
+            }
+            let after = Truth::of(tenant);
+            theirs.retain(|id| after.users.contains_key(id));
+            history.look(SystemClock.now(), facts(&after));
         });
     }
 
@@ -813,21 +822,17 @@ async fn read(
     .unwrap()
 }
 
-/// One change as an administrator makes it, of what no task is about.
+/// One change as an administrator makes it, of what no task is about; the user that is new.
 fn somebody_changes(
     tenant: &mut Tenant,
     truth: &Truth,
     random: &mut Rng,
+    users: &[Id],
     protected: &BTreeSet<Id>,
     number: u32,
-) {
-    let free = |ids: Vec<Id>| -> Vec<Id> {
-        ids.into_iter()
-            .filter(|id| !protected.contains(id))
-            .collect()
-    };
-    let users = free(tenant.user_ids());
-    let groups = free(tenant.group_ids());
+) -> Option<Id> {
+    let mut groups = tenant.group_ids();
+    groups.retain(|id| !protected.contains(id));
     let apps = tenant.app_ids();
     let toggled = |of: &BTreeSet<Id>, user: Id| -> Vec<Id> {
         let mut of = of.clone();
@@ -836,17 +841,11 @@ fn somebody_changes(
         }
         of.into_iter().collect()
     };
-    let (Some(user), Some(group), Some(app)) = (
-        random.choice(&users).copied(),
-        random.choice(&groups).copied(),
-        random.choice(&apps).copied(),
-    ) else {
-        return;
-    };
+    let user = random.choice(users).copied()?;
+    let group = random.choice(&groups).copied()?;
+    let app = random.choice(&apps).copied()?;
     match random.u8(0..10) {
-        0 | 1 => {
-            tenant.add_user(NewUser::default()).unwrap();
-        }
+        0 | 1 => return Some(tenant.add_user(NewUser::default()).unwrap()),
         2 if users.len() > 20 => tenant.remove_user(user).unwrap(),
         3 if users.len() > 20 => tenant.remove_user_leaving_edges(user).unwrap(),
         4 => {
@@ -865,4 +864,5 @@ fn somebody_changes(
             tenant.set_members(group, &members).unwrap();
         }
     }
+    None
 }
