@@ -1,17 +1,23 @@
 //! The asynchronous side of the working database: one piece of work at a time, off the runtime's workers.
 //!
-//! The lock of the database is taken on the blocking thread, never by a future: a future that was granted a lock but
-//! is not polled, because its owner waits for another one, would stop the whole sync. Callers wait for their own
-//! work, so at most one page per caller is held in memory. No thread is kept between two pieces of work.
+//! Work is queued for the one thread that has the database. No future ever holds it: one that was granted a lock but is
+//! not polled, because its owner waits for another one, would stop the whole sync. And no thread waits for it: each would
+//! keep memory of its own. Callers wait for their own work, so at most one page per caller is held in memory. No thread is
+//! kept between two pieces of work.
 
 use std::{
-    fmt,
+    collections::VecDeque,
+    fmt, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{
+    sync::oneshot,
+    task::{JoinError, spawn_blocking},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Counts, Error, Finish, Store, SyncStart, Unfinished};
@@ -28,12 +34,21 @@ pub struct Sealed {
     pub bytes: u64,
 }
 
+/// A piece of work. There is no database any more once it was sealed or discarded.
+type Job = Box<dyn FnOnce(&mut Option<Store>) + Send>;
+
+/// What is to be done with the database, and the database while nothing is done with it.
+struct Desk {
+    queue: VecDeque<Job>,
+    store: Option<Store>,
+    is_busy: bool,
+}
+
 /// Writes one file: a handle to the working database.
 ///
 /// Dropping it drops the working database once the work in hand is done.
 pub struct Writer {
-    /// `None` once sealed or discarded.
-    store: Arc<Mutex<Option<Store>>>,
+    desk: Arc<Mutex<Desk>>,
     interrupt: rusqlite::InterruptHandle,
     cancel: CancellationToken,
 }
@@ -82,7 +97,11 @@ impl Writer {
     fn over(store: Store, cancel: CancellationToken) -> Self {
         Self {
             interrupt: store.interrupt_handle(),
-            store: Arc::new(Mutex::new(Some(store))),
+            desk: Arc::new(Mutex::new(Desk {
+                queue: VecDeque::new(),
+                store: Some(store),
+                is_busy: false,
+            })),
             cancel,
         }
     }
@@ -137,15 +156,8 @@ impl Writer {
     /// Closes the working database and waits until it is gone, or free to be opened again where it is kept.
     pub async fn discard(self) {
         self.interrupt.interrupt();
-        let store = Arc::clone(&self.store);
-        let dropped = spawn_blocking(move || {
-            if let Ok(mut store) = store.lock() {
-                drop(store.take());
-            }
-        });
-        if let Err(error) = dropped.await {
-            tracing::error!(error = %error, "the working database could not be dropped");
-        }
+        // No answer: work before it panicked, and took the database with it.
+        let _dropped = self.queued(|store| drop(store.take())).await;
     }
 
     async fn on_thread<R: Send + 'static>(
@@ -155,33 +167,68 @@ impl Writer {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let store = Arc::clone(&self.store);
-        self.wait(spawn_blocking(move || {
-            // Poisoned by a panic in earlier work: what is in the database is unknown.
-            let mut store = store.lock().map_err(|_poisoned| Error::Stopped)?;
-            work(&mut store)
-        }))
-        .await
-    }
-
-    /// Waits for running work even after cancellation, so that the caller may remove the work folder afterwards.
-    ///
-    /// What was finished in spite of the interrupt stays finished.
-    async fn wait<R>(&self, mut work: JoinHandle<Result<R, Error>>) -> Result<R, Error> {
+        let mut done = self.queued(work);
         tokio::select! {
-            done = &mut work => return done.map_err(|error| stopped(&error))?,
+            done = &mut done => return done.unwrap_or(Err(Error::Stopped)),
             () = self.cancel.cancelled() => {}
         }
+        // Running work is waited for even now, so that the caller may remove the work folder afterwards. What was
+        // finished in spite of the interrupt stays finished.
         loop {
             self.interrupt.interrupt();
-            if let Ok(done) = tokio::time::timeout(INTERRUPT_AGAIN, &mut work).await {
-                return done.map_err(|error| stopped(&error))?;
+            if let Ok(done) = tokio::time::timeout(INTERRUPT_AGAIN, &mut done).await {
+                return done.unwrap_or(Err(Error::Stopped));
             }
+        }
+    }
+
+    /// The end of `work`; an error, if it panicked or work before it did.
+    fn queued<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Option<Store>) -> R + Send + 'static,
+    ) -> oneshot::Receiver<R> {
+        let (sender, done) = oneshot::channel();
+        let job = move |store: &mut Option<Store>| {
+            // Who is not there any more does not want to know.
+            let _unsent = sender.send(work(store));
+        };
+        let mut desk = locked(&self.desk);
+        desk.queue.push_back(Box::new(job));
+        if !mem::replace(&mut desk.is_busy, true) {
+            let desk = Arc::clone(&self.desk);
+            drop(spawn_blocking(move || work_through(&desk)));
+        }
+        done
+    }
+}
+
+/// Does what is queued until nothing is.
+fn work_through(desk: &Mutex<Desk>) {
+    let mut store = locked(desk).store.take();
+    loop {
+        let job = {
+            let mut desk = locked(desk);
+            let Some(job) = desk.queue.pop_front() else {
+                desk.store = store;
+                desk.is_busy = false;
+                return;
+            };
+            job
+        };
+        if catch_unwind(AssertUnwindSafe(|| job(&mut store))).is_err() {
+            tracing::error!("work on the file ended in a panic");
+            // What is in it now is unknown.
+            store = None;
         }
     }
 }
 
-fn stopped(error: &tokio::task::JoinError) -> Error {
+/// Nothing that can panic is done with it.
+fn locked(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stopped(error: &JoinError) -> Error {
     tracing::error!(error = %error, "work on the file ended in a panic");
     Error::Stopped
 }
