@@ -21,6 +21,11 @@ fn texts(entries: &[(&'static str, &str)]) -> Texts {
     Texts(texts.collect())
 }
 
+fn joined(texts: &Texts) -> String {
+    let texts = texts.0.values().map(SecretString::expose_secret);
+    texts.collect::<Vec<_>>().join("+")
+}
+
 /// Accepts these texts; all else is rejected, or without verdict.
 #[derive(Debug, Default)]
 struct Judge {
@@ -49,12 +54,7 @@ impl Bench {
 #[async_trait]
 impl Trial for Bench {
     async fn attempt(&self, _peer: Peer, texts: &Texts) -> Result<(), Refusal> {
-        let text = texts
-            .0
-            .values()
-            .map(SecretString::expose_secret)
-            .collect::<Vec<_>>()
-            .join("+");
+        let text = joined(texts);
         self.with(|judge| {
             judge.tried.push(text.clone());
             if judge.is_away {
@@ -82,6 +82,11 @@ struct Scene {
 impl Scene {
     fn start() -> (Self, impl Future<Output = ()>) {
         let bench = Bench::default();
+        let (scene, run) = Self::judged_by(bench.clone());
+        (Self { bench, ..scene }, run)
+    }
+
+    fn judged_by(trial: impl Trial + 'static) -> (Self, impl Future<Output = ()>) {
         let health = Arc::new(Health::new());
         health.start();
         let notices = Notices::new();
@@ -112,7 +117,7 @@ impl Scene {
             watched: Some(watched),
             standing: standing_seen,
             interval: Duration::from_secs(10),
-            trial: Box::new(bench.clone()),
+            trial: Box::new(trial),
             tell: Tell {
                 log: control,
                 health: Arc::clone(&health),
@@ -122,7 +127,7 @@ impl Scene {
         };
         let run = rotation.run(shutdown.clone());
         let scene = Self {
-            bench,
+            bench: Bench::default(),
             health,
             notices: listener,
             secret,
@@ -269,6 +274,144 @@ async fn shutdown_ends_it() {
     let (scene, run) = Scene::start();
     scene.shutdown.cancel();
     run.await;
+}
+
+/// One trial, as the peer saw it.
+#[derive(Debug, Clone)]
+struct Tried {
+    at: Instant,
+    text: String,
+    /// How often texts had been brought by then.
+    age: usize,
+    is_accepted: bool,
+}
+
+/// Peers that change their mind, and know what ought to be tried now.
+#[derive(Debug, Default)]
+struct Whim {
+    wanted: [String; 2],
+    age: usize,
+    accepts: bool,
+    is_away: bool,
+    tried: [Vec<Tried>; 2],
+}
+
+#[async_trait]
+impl Trial for Arc<Mutex<Whim>> {
+    async fn attempt(&self, peer: Peer, texts: &Texts) -> Result<(), Refusal> {
+        let text = joined(texts);
+        let mut whim = self.lock().unwrap();
+        let side = usize::from(peer == Peer::JumpCloud);
+        assert_eq!(text, whim.wanted[side], "what is old, or another peer's");
+        let tried = Tried {
+            at: Instant::now(),
+            text,
+            age: whim.age,
+            is_accepted: whim.accepts && !whim.is_away,
+        };
+        whim.tried[side].push(tried);
+        match (whim.is_away, whim.accepts) {
+            (true, _) => Err(Refusal::Undecided("away".to_owned())),
+            (false, true) => Ok(()),
+            (false, false) => Err(Refusal::Rejected("unknown".to_owned())),
+        }
+    }
+}
+
+async fn lives_through(moves: &[(u8, u8, u64)]) {
+    let first = ["id+old".to_owned(), "key".to_owned()];
+    let whim = Arc::new(Mutex::new(Whim {
+        wanted: first.clone(),
+        ..Whim::default()
+    }));
+    let (mut scene, run) = Scene::judged_by(Arc::clone(&whim));
+    let mut now = [("client-id", "id"), (SECRET, "old"), ("api-key", "key")];
+    let count = || {
+        let whim = whim.lock().unwrap();
+        whim.tried.each_ref().map(Vec::len)
+    };
+    during(run, async {
+        for (what, number, pause) in moves {
+            match what {
+                0..=2 => {
+                    now[usize::from(*what)].1 = ["one", "two", "three"][usize::from(*number)];
+                    let mut whim = whim.lock().unwrap();
+                    whim.wanted = [format!("{}+{}", now[0].1, now[1].1), now[2].1.to_owned()];
+                    whim.age += 1;
+                    // A Secret is always seen whole.
+                    scene.bring(&now);
+                }
+                3 => whim.lock().unwrap().accepts = true,
+                4 => whim.lock().unwrap().accepts = false,
+                _ => whim.lock().unwrap().is_away = *number > 0,
+            }
+            if *pause > 0 {
+                sleep(Duration::from_millis(*pause)).await;
+            }
+        }
+        {
+            let mut whim = whim.lock().unwrap();
+            (whim.accepts, whim.is_away) = (true, false);
+        }
+        sleep(REJECTED_AGAIN + Duration::from_secs(20)).await;
+        let settled = count();
+        sleep(Duration::from_mins(5)).await;
+        assert_eq!(count(), settled, "what is in use is not tried again");
+    })
+    .await;
+    assert!(scene.health.is_ready());
+    assert_eq!(scene.rejected(), 0);
+    let whim = whim.lock().unwrap();
+    let mut accepted = 0;
+    for (side, in_use) in first.iter().enumerate() {
+        let mut in_use = in_use.as_str();
+        let mut last: Option<&Tried> = None;
+        for tried in &whim.tried[side] {
+            assert_ne!(tried.text, in_use, "it is in use");
+            if let Some(last) = last.filter(|last| last.age == tried.age) {
+                assert!(tried.at - last.at >= UNDECIDED_AGAIN, "a peer is pressed");
+            }
+            last = Some(tried);
+            if tried.is_accepted {
+                in_use = &tried.text;
+                accepted += 1;
+            }
+        }
+        assert_eq!(in_use, whim.wanted[side]);
+    }
+    let replaced = |notice: &Notice| matches!(notice, Notice::CredentialsReplaced { .. });
+    let told = scene
+        .notices()
+        .iter()
+        .filter(|notice| replaced(notice))
+        .count();
+    assert_eq!(told, accepted);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..proptest::prelude::ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_is_brought_and_answered_in_the_end_the_last_texts_are_in_use(
+        moves in proptest::collection::vec((0_u8..6, 0_u8..3, 0_u64..25_000), 1..25),
+        hurry in 0_u64..3,
+    ) {
+        // Several things may happen before anything is looked at.
+        let moves: Vec<_> = moves
+            .into_iter()
+            .map(|(what, number, pause)| (what, number, if pause % 3 < hurry { 0 } else { pause }))
+            .collect();
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(lives_through(&moves));
+    }
 }
 
 mod files {
