@@ -33,9 +33,8 @@ chaos: ## Live whole lives of the daemon under random faults and deaths (SEED=1 
 	@BATON_CHAOS_SEED=$(or $(SEED),1) BATON_CHAOS_RUNS=$(or $(RUNS),300) BATON_CHAOS_RUN=$(RUN) BATON_CHAOS_AT_ONCE=$(AT_ONCE) \
 	  $(CARGO) test --locked $(FEATURES) --test it many_lives -- --ignored --nocapture
 
-soak: ## Give a release build work for MINUTES=20, and a day of work in fast motion; what it holds must not grow
-	$(CARGO) build --locked --release --bin baton-jumpcloud
-	@BATON_SOAK_MINUTES=$(or $(MINUTES),20) BATON_SOAK_BINARY=$(abspath $(or $(CARGO_TARGET_DIR),target)/release/baton-jumpcloud) \
+soak: musl-build ## Give the static binary work for MINUTES=20, and a day of work in fast motion; what it holds must not grow
+	@BATON_SOAK_MINUTES=$(or $(MINUTES),20) BATON_SOAK_BINARY=$(abspath target/musl/baton-jumpcloud) \
 	  $(CARGO) test --locked $(FEATURES) --test it a_daemon_for_a_long_time -- --ignored --nocapture
 
 rotation: ## Rotate both credentials 50 times under a running daemon, by the files that it reads

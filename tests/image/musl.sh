@@ -112,7 +112,7 @@ build() {
   # A folder for each of the two, so that one does not throw away the work of the other.
   (cd "$context" && CARGO_TARGET_DIR=$out/$from cargo auditable build --locked --release --bin baton-jumpcloud \
     --target "$triple" "${build_std[@]}")
-  cp "$out/$from/$triple/release/baton-jumpcloud" "$binary"
+  install "$out/$from/$triple/release/baton-jumpcloud" "$binary"
   echo "$from" > "$out/from"
 }
 

@@ -1,6 +1,6 @@
 //! One daemon for a long time: what it holds must not grow.
 //!
-//! `make soak MINUTES=20` gives a release build work without a pause for so long, with a modest rate of faults and with
+//! `make soak MINUTES=20` gives the static binary of the image work without a pause for so long, with a modest rate of faults and with
 //! rotated credentials, and looks at its memory every five seconds. Before that it lives a day in fast motion: as many
 //! syncs, changes and token renewals as a day with a sync every five minutes has; `MINUTES=0` does that alone.
 //! Figures, not times, are judged. The report is in `target/soak`.
@@ -25,7 +25,7 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::{
     chaos::{DOCUMENTED, KEPT_OPEN},
-    daemon::{Daemon, Launch, PATIENCE, Scene, entries},
+    daemon::{Daemon, PATIENCE, Scene, entries},
 };
 
 /// Between two samples of a soak in real time.
@@ -161,6 +161,14 @@ impl Verdict {
     }
 }
 
+/// The environment that the image gives its program, but for the folder.
+fn of_image() -> impl Iterator<Item = (&'static str, &'static str)> {
+    include_str!("../../Dockerfile")
+        .lines()
+        .filter_map(|line| line.strip_prefix("ENV ")?.split_once('='))
+        .filter(|(name, _)| *name != "TMPDIR")
+}
+
 /// A daemon with work, and what was seen of it.
 struct Soak {
     scene: Scene,
@@ -183,10 +191,12 @@ impl Soak {
             .flag("audit-log", scene.path(crate::chaos::AUDIT_LOG))
             .flag("credentials-interval", "1s")
             .flag("log-level", "info");
-        let launch = binary.map_or_else(
-            || launch.clone(),
-            |path| Launch::program(launch.clone(), path),
-        );
+        let launch = match binary {
+            Some(path) => of_image().fold(launch.program(path), |launch, (name, value)| {
+                launch.variable(name, value)
+            }),
+            None => launch,
+        };
         let daemon = scene.serving(launch).await;
         let truth = scene.directory.truth();
         let group = scene.directory.inspect(Tenant::group_ids).unwrap()[0];
