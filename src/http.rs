@@ -20,6 +20,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const READ_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long an unused connection is kept.
 pub const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// How many connections without work are kept: as many requests as are under way at once by default.
+const MOST_IDLE: usize = 8;
 /// The largest body that is accepted, counted after decompression.
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 /// What every request says it comes from.
@@ -71,6 +73,7 @@ pub fn client(options: Options<'_>) -> Result<reqwest::Client, BuildError> {
         .read_timeout(READ_TIMEOUT.min(options.timeout))
         .timeout(options.timeout)
         .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MOST_IDLE)
         .gzip(true);
     if local {
         builder = builder.no_proxy();
