@@ -6,6 +6,7 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     process::Command,
+    sync::{Arc, Mutex},
 };
 
 use baton_jumpcloud::{
@@ -918,6 +919,54 @@ async fn work_on_the_file_that_never_ends_is_ended_by_cancellation() {
     let (result, ()) = tokio::join!(endless, async { cancel.cancel() });
     assert!(matches!(result, Err(c1z::Error::Cancelled)));
     writer.discard().await;
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn work_goes_on_while_somebody_does_not_look_at_the_end_of_his() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
+        .await
+        .unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let note = |number: u32| {
+        let order = Arc::clone(&order);
+        writer.run(move |_store| {
+            order.lock().unwrap().push(number);
+            Ok(number)
+        })
+    };
+    let mut unwatched = Vec::new();
+    for number in 0..50 {
+        let mut work = Box::pin(note(number));
+        // Begun, and not looked at again until all else is done.
+        if futures_util::poll!(&mut work).is_pending() {
+            unwatched.push(work);
+        }
+    }
+    assert_eq!(note(50).await.unwrap(), 50);
+    assert_eq!(
+        *order.lock().unwrap(),
+        (0..=50).collect::<Vec<_>>(),
+        "in the order in which it was given"
+    );
+    futures_util::future::try_join_all(unwatched).await.unwrap();
+    writer.discard().await;
+}
+
+#[tokio::test]
+async fn after_a_panic_in_work_nothing_more_is_done_with_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
+        .await
+        .unwrap();
+    let broken: Result<(), _> = writer.run(|_store| panic!("on purpose")).await;
+    assert!(matches!(broken, Err(c1z::Error::Stopped)));
+    let later = writer.run(|_store| Ok(())).await;
+    assert!(matches!(later, Err(c1z::Error::Stopped)));
+    let target = folder.path().join("sync.c1z");
+    let sealed = writer.seal(Some(run_finish()), true, &target).await;
+    assert!(matches!(sealed, Err(c1z::Error::Stopped)));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
