@@ -65,6 +65,8 @@ type session struct {
 	baton.UnimplementedBatonServiceServer
 	run   *run
 	batch bool
+	// How many of the tasks are syncs; they come first.
+	syncs int
 	door  *door
 	stop  context.CancelFunc
 
@@ -179,7 +181,11 @@ func (s *session) Hello(_ context.Context, request *baton.BatonServiceHelloReque
 }
 
 func (s *session) next() *task {
-	for _, t := range s.tasks {
+	for number, t := range s.tasks {
+		// What changes the directory waits until the syncs are done, so that they all read the same one.
+		if s.batch && number == s.syncs && slices.ContainsFunc(s.tasks[:number], func(t *task) bool { return !t.done }) {
+			break
+		}
 		if !t.given {
 			t.given = true
 			return t
@@ -631,7 +637,7 @@ func (r *run) session(ctx context.Context, name string, tenant []string, syncs [
 		if err != nil {
 			return "", err
 		}
-		s := &session{run: r, batch: batch, tasks: slices.Concat(syncs, changes, refusals()), byID: map[string]*task{}, messages: map[string]int{}}
+		s := &session{run: r, batch: batch, syncs: len(syncs), tasks: slices.Concat(syncs, changes, refusals()), byID: map[string]*task{}, messages: map[string]int{}}
 		for number, t := range s.tasks {
 			id := fmt.Sprintf("conformance%016d", number)
 			t.give.SetId(id)
