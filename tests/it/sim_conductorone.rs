@@ -1426,6 +1426,24 @@ async fn a_task_whose_lease_ends_is_handed_out_again_and_may_be_finished_twice()
 }
 
 #[tokio::test]
+async fn an_end_whose_answer_an_outage_cut_off_may_be_reported_again() {
+    let sim = quick().await;
+    let id = sim.enqueue(full_sync(baton::task::SyncFullTask::default()));
+    let mut client = Client::greeted(&sim).await;
+    client.next().await.unwrap().unwrap();
+    client.finish(failure(&id)).await.unwrap();
+    sim.outage_for(Duration::from_millis(50));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    client.grpc = BatonServiceClient::new(channel(&sim).await);
+    client.finish(failure(&id)).await.unwrap();
+    let repeated: Vec<bool> = sim.finishes().iter().map(|end| end.repeated).collect();
+    assert_eq!(repeated, [false, true]);
+    sim.assert_clean();
+    client.finish(failure(&id)).await.unwrap_err();
+    assert_eq!(sim.breaches().len(), 1);
+}
+
+#[tokio::test]
 async fn get_tasks_leaves_out_what_the_client_knows() {
     let sim = ConductorOneSim::start(Config {
         next_poll: None,

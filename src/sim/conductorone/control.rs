@@ -226,14 +226,14 @@ impl Control {
 
     /// Makes the network fail in this way until [`Control::end_outage`]; every open connection ends.
     pub fn begin_outage_of(&self, how: Outage) {
-        self.0.forget_polls();
         self.0.network.down(how, None);
+        self.0.cut_off();
     }
 
     /// Makes the network fail in this way for a while; with no time at all, every open connection ends and nothing more.
     pub fn outage_of(&self, how: Outage, time: Duration) {
-        self.0.forget_polls();
         self.0.network.down(how, Some(time));
+        self.0.cut_off();
     }
 
     /// Puts a fault in force as long as the answer lives; see [`RpcRule`] for how it is written.

@@ -33,6 +33,9 @@ const UPLOAD_IDLE: Duration = Duration::from_mins(1);
 /// How long after its end a task may still be named by a heartbeat that was under way.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
 
+/// How long an answer may be on its way.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
 pub(super) struct Service(pub(super) Arc<Shared>);
 
 impl Service {
@@ -343,6 +346,14 @@ async fn next(
     Ok(message.and_then(|message| message.msg))
 }
 
+/// Whether the answer to a report of this moment may have been under way when connections were cut.
+fn was_cut_off(finished: Option<Instant>, cut: Option<Instant>) -> bool {
+    finished
+        .zip(cut)
+        .and_then(|(finished, cut)| cut.checked_duration_since(finished))
+        .is_some_and(|before| before < UNDER_WAY)
+}
+
 fn abandoned() -> Status {
     Status::cancelled("the client gave the upload up")
 }
@@ -512,18 +523,19 @@ impl BatonService for Service {
         let is_lost = request.extensions().get::<AnswerLost>().is_some();
         let request = request.into_inner();
         self.apply(RPC, &request)?;
-        let found = shared
-            .lock()
-            .task(&request.task_id)
-            .map(|task| task.clone());
+        let (found, cut_at) = {
+            let mut state = shared.lock();
+            (state.task(&request.task_id).cloned(), state.cut_at)
+        };
         let Some(task) = found else {
             return self.breach(RPC, "task_id", "names a task that does not exist");
         };
         if task.deliveries == 0 {
             return self.breach(RPC, "task_id", "names a task that was not handed out");
         }
-        let repeated = task.lost_answers > 0;
-        if task.finishes >= task.deliveries && !repeated {
+        let is_again = task.finishes >= task.deliveries;
+        let repeated = task.lost_answers > 0 || is_again && was_cut_off(task.finished_at, cut_at);
+        if is_again && !repeated {
             return self.breach(RPC, "task_id", "names a task that is finished");
         }
         let task_type = task.task.task_type.as_ref();
@@ -565,7 +577,7 @@ impl BatonService for Service {
                 task.stage = Stage::Finished;
                 task.finished_at = Some(Instant::now());
                 task.finishes += u32::from(!repeated);
-                task.lost_answers -= u32::from(repeated);
+                task.lost_answers = task.lost_answers.saturating_sub(u32::from(repeated));
                 task.lost_answers += u32::from(lost || is_lost);
             }
             keep(&mut state.finishes, finish);

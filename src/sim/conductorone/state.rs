@@ -262,6 +262,8 @@ pub(super) struct State {
     pub(super) faults: Faults,
     /// By host id: the earliest next poll that `next_poll` of the last answer allows.
     pub(super) poll_not_before: BTreeMap<String, Instant>,
+    /// When connections were last cut on purpose.
+    pub(super) cut_at: Option<Instant>,
     /// Ends every connection politely.
     pub(super) drain: CancellationToken,
 }
@@ -304,6 +306,7 @@ impl Shared {
             seen: 0,
             faults: Faults::default(),
             poll_not_before: BTreeMap::new(),
+            cut_at: None,
             drain: CancellationToken::new(),
         };
         Arc::new(Self {
@@ -336,9 +339,12 @@ impl Shared {
         self.skew.store(seconds, Ordering::Relaxed);
     }
 
-    /// An answer that an outage cuts off cannot bind its client.
-    pub(super) fn forget_polls(&self) {
-        self.update(|state| state.poll_not_before.clear());
+    /// Answers that are under way are cut off: a poll cannot bind its client, and an end may be reported again.
+    pub(super) fn cut_off(&self) {
+        self.update(|state| {
+            state.poll_not_before.clear();
+            state.cut_at = Some(Instant::now());
+        });
     }
 
     /// Changes the state and wakes everybody who waits for a change.
