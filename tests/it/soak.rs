@@ -32,8 +32,7 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(5);
 /// The longest part of a soak that does not count.
 const WARM_UP: Duration = Duration::from_mins(5);
-/// How much memory may grow from the first to the last quarter of the samples that count: what is held between two tasks, for
-/// what a sync takes while it runs depends on the moment.
+/// How much memory may grow from the first to the last quarter of the samples that count.
 const MOST_GROWTH: f64 = 0.02;
 /// How many idle sockets more than at first: kept connections come and go.
 const SPARE_SOCKETS: usize = 9;
@@ -81,17 +80,27 @@ impl Sample {
     }
 }
 
+/// No more than this is held: what is free but not yet given back, or at work, can only come on top.
+fn lowest(samples: &[&Sample]) -> u64 {
+    samples
+        .iter()
+        .map(|sample| sample.rss_kib)
+        .min()
+        .unwrap_or_default()
+}
+
 fn median(mut values: Vec<u64>) -> u64 {
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// What the samples say: the memory at first and at last, and what must not be.
+/// What the samples say: the memory held at first and at last, and what must not be.
 #[derive(Debug)]
 struct Verdict {
     samples: usize,
     first_kib: u64,
     last_kib: u64,
+    median_kib: u64,
     most_kib: u64,
     problems: Vec<String>,
 }
@@ -106,12 +115,11 @@ impl Verdict {
     fn of(samples: &[Sample]) -> Self {
         let idle: Vec<&Sample> = samples.iter().filter(|sample| sample.idle).collect();
         let quarter = idle.len() / 4;
-        let rss =
-            |samples: &[&Sample]| median(samples.iter().map(|sample| sample.rss_kib).collect());
         let mut verdict = Self {
             samples: idle.len(),
-            first_kib: rss(&idle[..quarter]),
-            last_kib: rss(&idle[idle.len() - quarter..]),
+            first_kib: lowest(&idle[..quarter]),
+            last_kib: lowest(&idle[idle.len() - quarter..]),
+            median_kib: median(idle.iter().map(|sample| sample.rss_kib).collect()),
             most_kib: samples
                 .iter()
                 .map(|sample| sample.rss_kib)
@@ -305,11 +313,13 @@ impl Soak {
         .unwrap();
         writeln!(
             text,
-            "  memory held after the warm-up ({} samples): {:.1} MiB at first, {:.1} MiB at last ({:+.2} %), at most {:.1} MiB",
+            "  memory held after the warm-up ({} samples): {:.1} MiB at first, {:.1} MiB at last ({:+.2} %); resident in the \
+             median {:.1} MiB, at most {:.1} MiB",
             verdict.samples,
             mib(verdict.first_kib),
             mib(verdict.last_kib),
             verdict.growth() * 100.0,
+            mib(verdict.median_kib),
             mib(verdict.most_kib)
         )
         .unwrap();
@@ -342,7 +352,7 @@ impl Soak {
         let json = json!({
             "name": name, "seconds": seconds, "syncs": self.syncs, "grants": self.changes,
             "rotations": self.rotations, "tokens": tokens, "hellos": hellos, "warm_up_samples": warm,
-            "first_kib": verdict.first_kib, "last_kib": verdict.last_kib, "growth": verdict.growth(),
+            "first_kib": verdict.first_kib, "last_kib": verdict.last_kib, "median_kib": verdict.median_kib, "growth": verdict.growth(),
             "problems": verdict.problems, "samples": samples,
         });
         (verdict, text, json)
