@@ -714,9 +714,25 @@ async fn a_password_that_the_organisation_refuses_is_told_without_the_password()
 }
 
 #[tokio::test]
-async fn an_unreadable_policy_leaves_the_request_alone_to_decide() {
+async fn an_unreadable_policy_leaves_the_request_to_decide_and_rows_of_characters_out() {
     let rig = Rig::new().await;
     rig.sim.deny([Collection::Organizations]);
+    // Nothing but a row of one digit can be made of this, and JumpCloud would refuse it.
+    let digits = NewAccount {
+        credential: Credential::Random(RandomPassword {
+            length: 8,
+            constraints: vec![v2::PasswordConstraint {
+                char_set: "1".to_owned(),
+                min_count: 8,
+            }],
+        }),
+        ..dana(&[])
+    };
+    refused(
+        rig.create(&digits).await,
+        Code::InvalidArgument,
+        "no password of 8 characters obeys all rules",
+    );
     let done = rig.create(&dana(&[])).await.unwrap();
     assert_eq!(done.value.secrets[0].secret.expose_secret().len(), 24);
 }

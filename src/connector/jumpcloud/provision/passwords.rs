@@ -39,6 +39,19 @@ struct Demands {
 }
 
 impl Demands {
+    /// Those that are met where nobody says what they are: what many organisations demand, and no request minds.
+    const UNKNOWN: Self = Self {
+        policy: Policy {
+            min_length: 0,
+            lowercase: false,
+            uppercase: false,
+            digit: false,
+            symbol: false,
+            no_runs: true,
+        },
+        no_username: true,
+    };
+
     /// Those of an organisation with these settings.
     fn of(settings: &rows::Settings) -> Self {
         let is = |flag: Option<bool>| flag == Some(true);
@@ -114,16 +127,16 @@ pub(super) fn plaintext(secret: SecretString) -> Plaintext {
 }
 
 impl JumpCloud {
-    /// The organisation's demands; those that this key may not read are none.
+    /// The organisation's demands; where this key may not read them, the usual ones.
     async fn password_demands(&self) -> Result<Demands, Error> {
         let unreadable = |error: Error| match error.code() {
             Code::PermissionDenied | Code::NotFound => {
                 tracing::warn!(
                     reason = ?error.code(),
                     "the password policy of the organisation cannot be read with this key, so passwords are made by the \
-                     request alone; JumpCloud refuses one that breaks its policy"
+                     request; JumpCloud refuses one that breaks its policy"
                 );
-                Ok(Demands::default())
+                Ok(Demands::UNKNOWN)
             }
             _ => Err(error),
         };
@@ -142,7 +155,7 @@ impl JumpCloud {
             };
             match page.items.first().and_then(rows::Organization::id) {
                 Some(id) => id.to_owned(),
-                None => return Ok(Demands::default()),
+                None => return Ok(Demands::UNKNOWN),
             }
         };
         let answer: Result<rows::Organization, Error> = self
