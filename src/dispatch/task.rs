@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
@@ -167,10 +167,11 @@ impl Job {
         let ended = tokio::select! {
             biased;
             ended = &mut handled => Some(ended),
-            () = stop.token.cancelled() => {
-                let limit = self.stop_limit(stop);
-                timeout(limit, handled).await.ok()
-            }
+            () = stop.token.cancelled() => tokio::select! {
+                biased;
+                ended = &mut handled => Some(ended),
+                () = self.stop_limit() => None,
+            },
         };
         match ended {
             Some(Ok(returned)) => End::Returned(returned),
@@ -186,12 +187,17 @@ impl Job {
         }
     }
 
-    /// At shutdown half of the margin is left for the report.
-    fn stop_limit(&self, stop: &Stop) -> Duration {
+    /// Ends when a handler that was asked to stop has had its time. At shutdown, whatever it was asked to stop for, half of
+    /// the margin is left for the report.
+    async fn stop_limit(&self) {
         let settings = &self.shared.settings;
-        match stop.cause.get() {
-            Some(Cause::ShutDown) => settings.timing.stop_limit.min(settings.shutdown_margin / 2),
-            _ => settings.timing.stop_limit,
+        let at_shutdown = async {
+            self.shared.abort.cancelled().await;
+            sleep(settings.shutdown_margin / 2).await;
+        };
+        tokio::select! {
+            () = sleep(settings.timing.stop_limit) => {}
+            () = at_shutdown => {}
         }
     }
 

@@ -1002,6 +1002,25 @@ async fn at_shutdown_a_deaf_handler_is_dropped_in_time_to_be_reported() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deaf_handler_that_was_cancelled_just_before_the_shutdown_is_reported_too() {
+    let control = FakeControlPlane::new();
+    control.heartbeats([Ok(HeartbeatReply {
+        cancelled: true,
+        next_heartbeat: None,
+    })]);
+    control.hand_out([grant(1)]);
+    let mut rig = Plan::of(Does::Deaf).start(&control);
+    control.until(1, is_heartbeat).await;
+    let took = rig.shut_down().await;
+    assert_within(took, 27 * SECOND, 28 * SECOND);
+    assert_eq!(
+        failure(&control.result(&id(1)).await),
+        (Code::Cancelled, "task was cancelled", false)
+    );
+    assert_eq!(rig.count("tasks_reported"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_shutdown_a_report_is_retried_only_while_grace_is_left() {
     for fault in [DOWN, Fault::Silence] {
         let control = FakeControlPlane::new();
