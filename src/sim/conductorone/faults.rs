@@ -397,7 +397,7 @@ pub(super) async fn spoil(
             request.extensions_mut().insert(AnswerLost);
             let answer = next.run(request).await;
             // A poll whose answer is lost cannot bind the client.
-            shared.cut_off();
+            shared.forget_polls();
             match fault {
                 RpcFault::AppliedCode(code) => status(code),
                 RpcFault::AppliedReset => end(&connection).await,
@@ -414,7 +414,7 @@ pub(super) async fn spoil(
         }
         RpcFault::Reset => {
             unserved();
-            shared.cut_off();
+            shared.forget_polls();
             end(&connection).await
         }
         RpcFault::Code(code) => {

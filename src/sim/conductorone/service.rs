@@ -32,7 +32,6 @@ use crate::proto::{
 const UPLOAD_IDLE: Duration = Duration::from_mins(1);
 /// How long after its end a task may still be named by a heartbeat that was under way.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
-
 /// How long an answer may be on its way.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
@@ -183,14 +182,14 @@ impl Service {
 
     async fn receive(
         &self,
-        connection: Option<Connection>,
-        fault: Option<UploadFault>,
-        given_up: GivenUp,
-        stream: Streaming<BatonServiceUploadAssetRequest>,
+        request: Request<Streaming<BatonServiceUploadAssetRequest>>,
     ) -> Result<(), Status> {
         const RPC: Rpc = Rpc::UploadAsset;
         let shared = &self.0;
-        let mut stream = pin!(stream);
+        let connection = request.extensions().get::<Connection>().cloned();
+        let fault = request.extensions().get::<UploadFault>().copied();
+        let given_up: GivenUp = request.extensions().get().cloned().unwrap_or_default();
+        let mut stream = pin!(request.into_inner());
         let metadata = match next(&mut stream).await? {
             Some(Msg::Metadata(metadata)) => metadata,
             Some(_) => return self.breach(RPC, "msg", "must begin with metadata"),
@@ -608,11 +607,7 @@ impl BatonService for Service {
         request: Request<Streaming<BatonServiceUploadAssetRequest>>,
     ) -> Result<Response<BatonServiceUploadAssetResponse>, Status> {
         self.enter(Rpc::UploadAsset, &request).await?;
-        let connection = request.extensions().get::<Connection>().cloned();
-        let fault = request.extensions().get::<UploadFault>().copied();
-        let given_up = request.extensions().get().cloned().unwrap_or_default();
-        self.receive(connection, fault, given_up, request.into_inner())
-            .await?;
+        self.receive(request).await?;
         Ok(Response::new(BatonServiceUploadAssetResponse::default()))
     }
 

@@ -262,7 +262,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     /// By host id: the earliest next poll that `next_poll` of the last answer allows.
     pub(super) poll_not_before: BTreeMap<String, Instant>,
-    /// When connections were last cut on purpose.
+    /// When an outage last cut all connections.
     pub(super) cut_at: Option<Instant>,
     /// Ends every connection politely.
     pub(super) drain: CancellationToken,
@@ -339,12 +339,15 @@ impl Shared {
         self.skew.store(seconds, Ordering::Relaxed);
     }
 
-    /// Answers that are under way are cut off: a poll cannot bind its client, and an end may be reported again.
+    /// An answer that is cut off cannot bind its client.
+    pub(super) fn forget_polls(&self) {
+        self.update(|state| state.poll_not_before.clear());
+    }
+
+    /// An outage cuts off every answer that is under way: an end may be reported again, too.
     pub(super) fn cut_off(&self) {
-        self.update(|state| {
-            state.poll_not_before.clear();
-            state.cut_at = Some(Instant::now());
-        });
+        self.forget_polls();
+        self.update(|state| state.cut_at = Some(Instant::now()));
     }
 
     /// Changes the state and wakes everybody who waits for a change.
