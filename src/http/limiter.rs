@@ -218,6 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::paused;
 
     async fn hold(limiter: &Limiter, count: usize) -> Vec<Permit> {
         join_all((0..count).map(|_| limiter.acquire())).await
@@ -451,12 +452,7 @@ mod tests {
 
         #[test]
         fn whatever_happens_the_limit_holds_and_comes_back(max in 0_usize..20, moves in moves()) {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .start_paused(true)
-                .build()
-                .unwrap()
-                .block_on(play(max, moves));
+            paused(play(max, moves));
         }
     }
 }

@@ -119,6 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::paused;
 
     fn headers(retry_after: &str, date: Option<&str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -210,15 +211,6 @@ mod tests {
                 prop_assert!(!wait.is_zero() && wait <= MAX_RETRY_AFTER);
             }
         }
-    }
-
-    fn paused<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap()
-            .block_on(future)
     }
 
     fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {

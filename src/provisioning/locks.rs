@@ -137,6 +137,7 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
+    use crate::clock::paused;
 
     const LONG: Duration = Duration::from_mins(1);
 
@@ -315,12 +316,7 @@ mod tests {
                 0..30,
             ),
         ) {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .start_paused(true)
-                .build()
-                .unwrap()
-                .block_on(play(wishes));
+            paused(play(wishes));
         }
     }
 }

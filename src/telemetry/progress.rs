@@ -256,7 +256,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::ManualClock,
+        clock::{ManualClock, paused},
         config::{Level, Log, LogFormat},
         telemetry::capture,
     };
@@ -315,13 +315,8 @@ mod tests {
         };
         let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
         let (subscriber, _control, captured) = capture(&log, &[], clock);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
         tracing::subscriber::with_default(subscriber, || {
-            runtime.block_on(run(&LogLines::new()));
+            paused(run(&LogLines::new()));
         });
         captured
             .text()

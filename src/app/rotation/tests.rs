@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::{
-    clock::SystemClock,
+    clock::{SystemClock, paused},
     config::{Level, Log, LogFormat, ManualSource},
     telemetry,
 };
@@ -303,18 +303,19 @@ impl Trial for Arc<Mutex<Whim>> {
         let mut whim = self.lock().unwrap();
         let side = usize::from(peer == Peer::JumpCloud);
         assert_eq!(text, whim.wanted[side], "what is old, or another peer's");
+        let verdict = match (whim.is_away, whim.accepts) {
+            (true, _) => Err(Refusal::Undecided("away".to_owned())),
+            (false, true) => Ok(()),
+            (false, false) => Err(Refusal::Rejected("unknown".to_owned())),
+        };
         let tried = Tried {
             at: Instant::now(),
             text,
             age: whim.age,
-            is_accepted: whim.accepts && !whim.is_away,
+            is_accepted: verdict.is_ok(),
         };
         whim.tried[side].push(tried);
-        match (whim.is_away, whim.accepts) {
-            (true, _) => Err(Refusal::Undecided("away".to_owned())),
-            (false, true) => Ok(()),
-            (false, false) => Err(Refusal::Rejected("unknown".to_owned())),
-        }
+        verdict
     }
 }
 
@@ -405,12 +406,7 @@ proptest::proptest! {
             .into_iter()
             .map(|(what, number, pause)| (what, number, if pause % 3 < hurry { 0 } else { pause }))
             .collect();
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap()
-            .block_on(lives_through(&moves));
+        paused(lives_through(&moves));
     }
 }
 

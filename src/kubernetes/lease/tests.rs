@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
-    clock::ManualClock,
+    clock::{ManualClock, paused},
     kubernetes::tests::{Call, Server, lines, log, server, settle},
     supervisor::lock,
 };
@@ -442,12 +442,7 @@ proptest::proptest! {
     fn whatever_the_network_and_the_clocks_do_at_most_one_leads_and_in_the_end_one_does(
         moves in proptest::collection::vec((0_usize..3, 0_u8..6, 0_u64..25_000), 1..14),
     ) {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap()
-            .block_on(async move {
+        paused(async move {
                 let store = Shared::default();
                 let replicas = [
                     replica(&store, "a"),
