@@ -777,6 +777,13 @@ fn run_start() -> SyncStart {
     }
 }
 
+/// A writer that nobody cancels.
+async fn begun(folder: &Path) -> Writer {
+    Writer::create(folder, run_start(), CancellationToken::new())
+        .await
+        .unwrap()
+}
+
 fn run_finish() -> Finish {
     Finish {
         ended_at: start(),
@@ -791,9 +798,7 @@ fn run_finish() -> Finish {
 async fn a_row_written_again_keeps_its_place_and_gets_the_new_data() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sync.c1z");
-    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
-        .await
-        .unwrap();
+    let writer = begun(folder.path()).await;
     let owner = resource("app", "a", vec![]);
     let given = entitlement(&owner, "access");
     let plain = grant(&given, &id("group", "g"));
@@ -867,9 +872,7 @@ async fn a_writer_that_is_cancelled_or_cannot_write_leaves_nothing() {
         Err(c1z::Error::Cancelled)
     ));
 
-    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
-        .await
-        .unwrap();
+    let writer = begun(folder.path()).await;
     let nowhere = folder.path().join("no such folder").join("sync.c1z");
     let error = writer
         .seal(Some(run_finish()), true, &nowhere)
@@ -878,9 +881,7 @@ async fn a_writer_that_is_cancelled_or_cannot_write_leaves_nothing() {
     assert!(matches!(error, c1z::Error::Io { .. }));
     assert_eq!(error.class(), Class::Retryable);
 
-    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
-        .await
-        .unwrap();
+    let writer = begun(folder.path()).await;
     let occupied = folder.path().join("occupied");
     fs::create_dir_all(occupied.join("by a folder")).unwrap();
     writer
@@ -925,9 +926,7 @@ async fn work_on_the_file_that_never_ends_is_ended_by_cancellation() {
 #[tokio::test]
 async fn work_goes_on_while_somebody_does_not_look_at_the_end_of_his() {
     let folder = tempfile::tempdir().unwrap();
-    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
-        .await
-        .unwrap();
+    let writer = begun(folder.path()).await;
     let order = Arc::new(Mutex::new(Vec::new()));
     let note = |number: u32| {
         let order = Arc::clone(&order);
@@ -957,9 +956,7 @@ async fn work_goes_on_while_somebody_does_not_look_at_the_end_of_his() {
 #[tokio::test]
 async fn after_a_panic_in_work_nothing_more_is_done_with_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
-        .await
-        .unwrap();
+    let writer = begun(folder.path()).await;
     let broken: Result<(), _> = writer.run(|_store| panic!("on purpose")).await;
     assert!(matches!(broken, Err(c1z::Error::Stopped)));
     let later = writer.run(|_store| Ok(())).await;
@@ -976,9 +973,7 @@ async fn what_a_killed_process_left_is_replaced() {
     let file = folder.path().join("sync.c1z");
     let stale = folder.path().join("sync.c1z.tmp");
     fs::write(&stale, vec![7; 1 << 20]).unwrap();
-    let writer = Writer::create(folder.path(), run_start(), CancellationToken::new())
-        .await
-        .unwrap();
+    let writer = begun(folder.path()).await;
     writer.seal(Some(run_finish()), true, &file).await.unwrap();
     assert!(!stale.exists());
     assert_eq!(

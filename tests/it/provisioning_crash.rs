@@ -93,7 +93,6 @@ impl Plan {
     }
 }
 
-/// Starts a daemon and lets it die once it has the task.
 /// Waits for this delivery. A report of a daemon that died may still come in, and end a task that was queued again: then it
 /// is queued once more. How many reports there were before that.
 async fn delivered(world: &World, task: &str, number: u32) -> usize {
@@ -112,6 +111,7 @@ async fn delivered(world: &World, task: &str, number: u32) -> usize {
     panic!("delivery {number} of {task} was waited for in vain");
 }
 
+/// Starts a daemon and lets it die once it has the task.
 async fn live_and_die(world: &World, launch: &Launch, death: Death, task: &str) {
     let deliveries = world.cloud().task(task).unwrap().deliveries;
     let launch = match death {

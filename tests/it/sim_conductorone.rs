@@ -1427,10 +1427,7 @@ async fn a_task_whose_lease_ends_is_handed_out_again_and_may_be_finished_twice()
 
 #[tokio::test]
 async fn an_end_whose_answer_an_outage_cut_off_may_be_reported_again() {
-    let sim = quick().await;
-    let id = sim.enqueue(full_sync(baton::task::SyncFullTask::default()));
-    let mut client = Client::greeted(&sim).await;
-    client.next().await.unwrap().unwrap();
+    let (sim, mut client, id) = syncing().await;
     client.finish(failure(&id)).await.unwrap();
     sim.outage_for(Duration::from_millis(50));
     tokio::time::sleep(Duration::from_millis(100)).await;

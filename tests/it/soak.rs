@@ -1,9 +1,9 @@
 //! One daemon for a long time: what it holds must not grow.
 //!
-//! `make soak MINUTES=20` gives the static binary of the image work without a pause for so long, with a modest rate of faults and with
-//! rotated credentials, and looks at its memory every five seconds. Before that it lives a day in fast motion: as many
-//! syncs, changes and token renewals as a day with a sync every two minutes has; `MINUTES=0` does that alone.
-//! Figures, not times, are judged. The report is in `target/soak`.
+//! `make soak MINUTES=20` gives the static binary of the image work without a pause for so long, with a modest rate of
+//! faults and with rotated credentials, and looks at its memory every five seconds and between two tasks. Before that it
+//! lives a day in fast motion: as many syncs, changes and token renewals as a day with a sync every two minutes has;
+//! `MINUTES=0` does that alone. Figures, not times, are judged. The report is in `target/soak`.
 
 use std::{
     fmt::Write as _,

@@ -39,7 +39,7 @@ struct Demands {
 }
 
 impl Demands {
-    /// Those that are met where nobody says what they are: what many organisations demand, and no request minds.
+    /// Those that are met where nobody says what they are: what many organisations demand, and hardly a request minds.
     const UNKNOWN: Self = Self {
         policy: Policy {
             min_length: 0,
