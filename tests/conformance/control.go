@@ -41,6 +41,7 @@ type task struct {
 	cancelAt int
 
 	given, done bool
+	doneAt      time.Time
 	heartbeats  int
 	uploads     [][]byte
 	chunks      int
@@ -59,6 +60,10 @@ type outcome struct {
 	syncType  string
 	unchecked bool
 }
+
+// crossing is how long after the end of a task a heartbeat may still be on its way; a daemon that goes on with them sends
+// one every second.
+const crossing = 3 * time.Second
 
 // session is one life of the daemon, and the judge of every message in it.
 type session struct {
@@ -134,12 +139,17 @@ func (s *session) streamed(server any, stream grpc.ServerStream, info *grpc.Stre
 	return handler(server, judgedStream{stream, s, filepath.Base(info.FullMethod)})
 }
 
+// end notes that the daemon is done with a task.
+func (t *task) end() { t.done, t.doneAt = true, time.Now() }
+
 // known answers with a task that was handed out and is not done.
 func (s *session) known(method, id string) (*task, error) {
 	t := s.byID[id]
 	switch {
 	case t == nil || !t.given:
 		s.wrong.add("%s: no such task was given out: %q", method, id)
+	case t.done && method == "Heartbeat" && time.Since(t.doneAt) < crossing:
+		// It was sent before the end was reported, or beside it: this server takes calls in any order.
 	case t.done:
 		s.wrong.add("%s: task %s is done already", method, t.name)
 	default:
@@ -168,7 +178,8 @@ func (s *session) Hello(_ context.Context, request *baton.BatonServiceHelloReque
 		if !t.want.hello {
 			s.wrong.add("Hello: task %s is not a hello task", t.name)
 		}
-		t.hello, t.done = true, true
+		t.hello = true
+		t.end()
 	}
 	if request.GetBuildInfo().GetPackage() == "" || request.GetOsInfo().GetOs() == "" {
 		s.wrong.add("Hello: build or system is missing: %s", text(request))
@@ -258,7 +269,8 @@ func (s *session) FinishTask(_ context.Context, request *baton.BatonServiceFinis
 		t.refuseFinish = false
 		return nil, status.Error(codes.Unavailable, "come back soon")
 	}
-	t.finished, t.done = request, true
+	t.finished = request
+	t.end()
 	return &baton.BatonServiceFinishTaskResponse{}, nil
 }
 
