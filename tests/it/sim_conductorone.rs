@@ -218,6 +218,20 @@ impl Client {
         let request = self.request(futures_util::stream::iter(messages.collect::<Vec<_>>()));
         self.grpc.upload_asset(request).await.map(drop)
     }
+
+    async fn give_an_upload_up(&mut self, messages: &[Msg]) {
+        let messages: Vec<_> = messages
+            .iter()
+            .map(|msg| BatonServiceUploadAssetRequest {
+                msg: Some(msg.clone()),
+            })
+            .collect();
+        let endless = futures_util::stream::iter(messages).chain(futures_util::stream::pending());
+        let request = self.request(endless);
+        let call = self.grpc.upload_asset(request);
+        let call = tokio::time::timeout(Duration::from_millis(200), call);
+        assert!(call.await.is_err(), "it waits for more");
+    }
 }
 
 fn host() -> String {
@@ -1127,17 +1141,7 @@ async fn an_upload_that_is_given_up_is_no_breach() {
     let (sim, mut client, id) = syncing().await;
     let messages = [metadata(&id), data(b"a part")];
     for said in 0..=messages.len() {
-        let first: Vec<_> = messages[..said]
-            .iter()
-            .map(|msg| BatonServiceUploadAssetRequest {
-                msg: Some(msg.clone()),
-            })
-            .collect();
-        let endless = futures_util::stream::iter(first).chain(futures_util::stream::pending());
-        let request = client.request(endless);
-        let mut grpc = client.grpc.clone();
-        let call = tokio::time::timeout(Duration::from_millis(200), grpc.upload_asset(request));
-        assert!(call.await.is_err(), "it waits for more");
+        client.give_an_upload_up(&messages[..said]).await;
     }
     let folder = tempfile::tempdir().unwrap();
     client
@@ -1146,6 +1150,23 @@ async fn an_upload_that_is_given_up_is_no_breach() {
         .unwrap();
     assert_eq!(sim.uploads().len(), 1);
     sim.assert_clean();
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_may_cross_the_end_of_its_task_and_no_other_may() {
+    let (sim, mut client, id) = syncing().await;
+    client.finish(failure(&id)).await.unwrap();
+    client
+        .give_an_upload_up(&[metadata(&id), data(b"a part")])
+        .await;
+    sim.assert_clean();
+    let folder = tempfile::tempdir().unwrap();
+    let whole = whole(&id, &c1z(folder.path(), ""));
+    client.upload(whole).await.unwrap_err();
+    let last = sim.breaches().pop().unwrap();
+    assert_eq!(last.field, "metadata.task_id");
+    assert!(last.problem.contains("is finished"), "{last}");
+    assert!(sim.uploads().is_empty());
 }
 
 #[tokio::test]

@@ -30,8 +30,8 @@ use crate::proto::{
 
 /// How long an upload may pause between two messages.
 const UPLOAD_IDLE: Duration = Duration::from_mins(1);
-/// How long after its end a task may still be named by a heartbeat that was under way.
-const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
+/// How long after its end a task may still be named by a call that was under way.
+const CROSSING: Duration = Duration::from_secs(5);
 /// How long an answer may be on its way.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
@@ -154,7 +154,8 @@ impl Service {
         )
     }
 
-    /// The task that a message names, if it was handed out and is not finished.
+    /// The task that a message names, if it was handed out and is not finished. A heartbeat, or an upload that is given up,
+    /// may cross the end of its task: gRPC takes the calls of one connection in any order.
     fn running(&self, rpc: Rpc, field: &str, id: &str) -> Result<Option<TaskType>, Status> {
         let found = self.0.lock().task(id).map(|task| {
             (
@@ -168,9 +169,9 @@ impl Service {
             None => self.breach(rpc, field, "names a task that does not exist"),
             Some((_, 0, ..)) => self.breach(rpc, field, "names a task that was not handed out"),
             Some((Stage::Finished, _, finished_at, task_type)) => {
-                let is_late = rpc == Rpc::Heartbeat
-                    && finished_at.is_some_and(|at| at.elapsed() < HEARTBEAT_GRACE);
-                if is_late {
+                let crosses = matches!(rpc, Rpc::Heartbeat | Rpc::UploadAsset)
+                    && finished_at.is_some_and(|at| at.elapsed() < CROSSING);
+                if crosses {
                     Ok(task_type)
                 } else {
                     self.breach(rpc, field, "names a task that is finished")
@@ -202,10 +203,11 @@ impl Service {
         let Some(TaskType::SyncFull(options)) = task_type else {
             return self.breach(RPC, "metadata.task_id", "names a task that uploads nothing");
         };
-        let (heartbeats, uploads, is_debug) = {
+        let (heartbeats, uploads, is_debug, is_over) = {
             let mut state = shared.lock();
-            state.task(&task_id).map_or((0, 0, false), |task| {
-                (task.heartbeats, task.uploads, task.task.debug)
+            state.task(&task_id).map_or((0, 0, false, true), |task| {
+                let is_over = task.stage == Stage::Finished;
+                (task.heartbeats, task.uploads, task.task.debug, is_over)
             })
         };
         if shared.config.require_heartbeat && heartbeats == 0 {
@@ -249,6 +251,9 @@ impl Service {
                     file.write_all(&part.data)
                         .await
                         .map_err(|error| local("storing the upload", &error))?;
+                }
+                Some(Msg::Eof(_)) if is_over => {
+                    return self.breach(RPC, "metadata.task_id", "names a task that is finished");
                 }
                 Some(Msg::Eof(eof)) => {
                     self.apply(RPC, &eof)?;
