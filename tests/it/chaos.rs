@@ -43,6 +43,11 @@ const ENOUGH: usize = 20;
 /// The least share of calls that a resumption must save in the median.
 const LEAST_SAVED: f64 = 0.45;
 
+/// An attempt that saves no more than this share began anew.
+const NOTHING: f64 = 0.02;
+/// A sync that died after this share of its calls has something to go on with.
+const SOMETHING: f64 = 0.1;
+
 /// What one life adds to the report.
 struct Outcome {
     plan: Plan,
@@ -222,6 +227,9 @@ impl Report {
             report.restarts += outcome.figures.restarts;
             report.moves += outcome.figures.moves;
             report.measured.extend(outcome.figures.resumed);
+            if let Some(problem) = outcome.figures.resumed.and_then(began_anew) {
+                report.violations.push(format!("life {number}: {problem}"));
+            }
             report.longest = report.longest.max(outcome.took);
         }
         report.violations.sort();
@@ -258,11 +266,11 @@ impl Report {
         })
     }
 
-    /// Measured lives in which the next attempt asked for less than a whole sync.
+    /// Measured lives in which the next attempt asked for less than a whole sync; the others died with their first calls.
     fn resumed(&self) -> usize {
         saved(&self.measured)
             .iter()
-            .filter(|share| **share > 0.02)
+            .filter(|share| **share > NOTHING)
             .count()
     }
 
@@ -294,11 +302,13 @@ impl Report {
         writeln!(
             text,
             "{} syncs without faults died once at a random request ({least} to {most} calls, median {middle}): {} went \
-             on, {:.1} % of the calls saved in the median, {:.1} % asked twice",
+             on, the others died with their first calls; {:.1} % of the calls saved in the median, {:.1} % asked twice \
+             (at most {:.1} %)",
             self.measured.len(),
             self.resumed(),
             percent(median(&saved(&self.measured))),
-            percent(median(&wasted(&self.measured)))
+            percent(median(&wasted(&self.measured))),
+            percent(wasted(&self.measured).into_iter().fold(0.0, f64::max))
         )
         .unwrap();
         for (title, counts) in [("tasks", &self.tasks), ("faults that struck", &self.faults)] {
@@ -349,6 +359,18 @@ fn spread(mut values: Vec<u64>) -> [u64; 3] {
         at(values.len() / 2),
         at(values.len().saturating_sub(1)),
     ]
+}
+
+/// What is wrong when a sync that had come some way was begun anew after the death.
+fn began_anew(measured: (u64, u64, u64)) -> Option<String> {
+    let (calm, before, after) = measured;
+    let is_late = shares(&[measured], |(_, before, _)| before)[0] > SOMETHING;
+    let is_whole = saved(&[measured])[0] <= NOTHING;
+    (is_late && is_whole).then(|| {
+        format!(
+            "a sync of {calm} calls died after {before} of them and was begun anew with {after}"
+        )
+    })
 }
 
 fn too_little_saved(measured: &[(u64, u64, u64)]) -> Option<String> {
@@ -402,6 +424,9 @@ fn what_a_resumption_saves_is_judged_from_twenty_measurements_on() {
     assert_eq!(too_little_saved(&poor[1..]), None);
     let problem = too_little_saved(&poor).unwrap();
     assert!(problem.contains("saves 40.0 %"), "{problem}");
+    assert_eq!(began_anew((100, 50, 52)), None);
+    assert_eq!(began_anew((100, 4, 100)), None);
+    assert!(began_anew((100, 50, 99)).unwrap().contains("with 99"));
     assert_eq!(saved(&good)[0], 0.48);
     assert_eq!(wasted(&good)[0], 0.02);
     assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
