@@ -1107,6 +1107,67 @@ async fn an_answer_that_is_not_json_is_asked_for_again_and_then_described() {
     }
 }
 
+/// A row that may have lost its id.
+#[derive(Deserialize)]
+struct Faded {
+    id: Option<usize>,
+}
+
+impl Identified for Faded {
+    fn identity(&self) -> Option<String> {
+        self.id.map(|id| id.to_string())
+    }
+}
+
+/// How many rows of a listing of 2,000 have an id, when `spoil` says which rows of the page from row 990 on have none
+/// in its answer with this number.
+async fn rows_with_ids(
+    spoil: impl Fn(usize, usize) -> bool + Send + Sync + 'static,
+) -> Result<usize, Error> {
+    let answers = AtomicUsize::new(0);
+    let server = Server::start(move |seen| {
+        let mut rows = window(&seen, 2000);
+        if seen.number("skip") == 990 {
+            let answer = answers.fetch_add(1, Ordering::SeqCst);
+            for (number, row) in rows.iter_mut().enumerate() {
+                if spoil(answer, number) {
+                    row["id"] = Value::Null;
+                }
+            }
+        }
+        ok(&json!({"totalCount": 2000, "results": rows}))
+    })
+    .await;
+    let client = server.client();
+    let mut ids = HashSet::new();
+    let mut pages = client.pages::<Faded>(users());
+    while let Some(rows) = pages.next().await.transpose()? {
+        ids.extend(rows.into_iter().filter_map(|row| row.id));
+    }
+    Ok(ids.len())
+}
+
+#[tokio::test]
+async fn a_page_whose_rows_lost_their_ids_is_asked_for_again_and_never_left_out() {
+    assert_eq!(rows_with_ids(|answer, _| answer < 2).await.unwrap(), 2000);
+    assert_eq!(
+        rows_with_ids(|answer, row| answer == 0 && row >= 50)
+            .await
+            .unwrap(),
+        2000
+    );
+    // A few odd rows that stay odd cost the listing nothing.
+    assert_eq!(rows_with_ids(|_, row| row == 50).await.unwrap(), 1999);
+    for spoil in [|_: usize, _: usize| true, |_, row| row % 2 == 0] {
+        let error = rows_with_ids(spoil).await.unwrap_err();
+        assert!(matches!(error, Error::Decode { .. }), "{error}");
+        assert!(
+            error.to_string().contains("rows have no usable id"),
+            "{error}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_field_is_named_without_its_value_and_not_asked_for_again() {
     let server = Server::start(|_| {

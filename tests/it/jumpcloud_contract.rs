@@ -688,6 +688,7 @@ fn judge_structure(
             "bool" => "flag",
             // Decides what an edge means, so it is read strictly.
             "String" if name == "GraphObject" && field == "type" => "",
+            "String" if matches!(field.as_str(), "_id" | "id") => "id_text",
             "String" => "text",
             _ => "lenient",
         };
@@ -1753,8 +1754,8 @@ fn a_field_that_jumpcloud_does_not_have_is_found() {
             "Sso.idpCertEndsAt",
         ),
         (
-            "pub struct Probe {}",
-            "pub struct Device {\n    os: Option<String>,\n}",
+            "pub struct Named {",
+            "pub struct Device {\n    os: Option<String>,\n}\n\npub struct Named {",
             "Device: the tests do not know",
         ),
     ] {

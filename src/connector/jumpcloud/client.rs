@@ -384,7 +384,9 @@ impl Client {
         list: &List,
         skip: u64,
     ) -> Result<ListPage<T>, Error> {
-        self.shared.list(list, skip, paging::LIMIT).await
+        self.shared
+            .list(list, skip, paging::LIMIT, paging::any_rows)
+            .await
     }
 
     /// All pages in order. The first page tells the total; the rest is then fetched concurrently, at most as far ahead
@@ -411,7 +413,10 @@ impl Client {
 
     /// Asks for one row of a listing, to learn whether it may be read and how many rows it has.
     pub async fn probe(&self, list: &List) -> Result<Option<u64>, Error> {
-        let page: ListPage<IgnoredAny> = self.shared.list(list, 0, 1).await?;
+        let page = self
+            .shared
+            .list(list, 0, 1, paging::any_rows::<IgnoredAny>)
+            .await?;
         Ok(page.total)
     }
 

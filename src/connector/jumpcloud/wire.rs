@@ -2,8 +2,9 @@
 //!
 //! Owns the reading of single rows and nothing else. Invariants: a row that is a JSON object always decodes, whatever
 //! its fields hold, so one odd value never costs a sync; a scalar of another type is read as text where that is
-//! plausible (`"employeeIdentifier": 1001`), anything else counts as absent. Fields that hold secrets (an application's
-//! `config` with its private key) have no place here, so they are dropped while decoding and can never travel on.
+//! plausible (`"employeeIdentifier": 1001`), though never as an id; anything else counts as absent. Fields that hold
+//! secrets (an application's `config` with its private key) have no place here, so they are dropped while decoding and
+//! can never travel on.
 
 use std::fmt;
 
@@ -18,9 +19,9 @@ use super::client::Identified;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct SystemUser {
-    #[serde(rename = "_id", deserialize_with = "text")]
+    #[serde(rename = "_id", deserialize_with = "id_text")]
     underscore_id: Option<String>,
-    #[serde(rename = "id", deserialize_with = "text")]
+    #[serde(rename = "id", deserialize_with = "id_text")]
     plain_id: Option<String>,
     /// Login name.
     #[serde(deserialize_with = "text")]
@@ -268,7 +269,7 @@ pub struct Named {
 #[serde(default, rename_all = "camelCase")]
 pub struct AdminLink {
     /// Id of the administrator.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "id_text")]
     pub id: Option<String>,
     /// First role.
     #[serde(deserialize_with = "text")]
@@ -294,9 +295,9 @@ pub struct Attribute {
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Administrator {
-    #[serde(rename = "_id", deserialize_with = "text")]
+    #[serde(rename = "_id", deserialize_with = "id_text")]
     underscore_id: Option<String>,
-    #[serde(rename = "id", deserialize_with = "text")]
+    #[serde(rename = "id", deserialize_with = "id_text")]
     plain_id: Option<String>,
     /// E-mail, which is also the login.
     #[serde(deserialize_with = "text")]
@@ -364,9 +365,9 @@ pub struct ApiKeyFacts {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct UserGroup {
-    #[serde(rename = "_id", deserialize_with = "text")]
+    #[serde(rename = "_id", deserialize_with = "id_text")]
     underscore_id: Option<String>,
-    #[serde(rename = "id", deserialize_with = "text")]
+    #[serde(rename = "id", deserialize_with = "id_text")]
     plain_id: Option<String>,
     /// Unique name.
     #[serde(deserialize_with = "text")]
@@ -447,7 +448,7 @@ pub struct Edge {
 #[serde(default)]
 pub struct GraphObject {
     /// Object id.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "id_text")]
     pub id: Option<String>,
     /// Such as `user` or `user_group`. Anything but a text spoils the whole object: it decides what the edge means.
     #[serde(rename = "type")]
@@ -459,7 +460,7 @@ pub struct GraphObject {
 #[serde(default)]
 pub struct Role {
     /// Object id; not the resource id.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "id_text")]
     pub id: Option<String>,
     /// Name.
     #[serde(deserialize_with = "text")]
@@ -476,9 +477,9 @@ pub struct Role {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Application {
-    #[serde(rename = "_id", deserialize_with = "text")]
+    #[serde(rename = "_id", deserialize_with = "id_text")]
     underscore_id: Option<String>,
-    #[serde(rename = "id", deserialize_with = "text")]
+    #[serde(rename = "id", deserialize_with = "id_text")]
     plain_id: Option<String>,
     /// Key of the template, such as `slack`.
     #[serde(deserialize_with = "text")]
@@ -541,10 +542,6 @@ pub struct Sso {
     #[serde(deserialize_with = "text")]
     pub idp_cert_expiration_at: Option<String>,
 }
-
-/// The wrapped list answer, of which only the total matters.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-pub struct Probe {}
 
 macro_rules! identified {
     ($($row:ty),+) => {$(
@@ -674,6 +671,16 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     })
 }
 
+/// Reads an id. `JumpCloud`'s are texts; a number in the place of one would be the id of another object.
+pub(super) fn id_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    Ok(match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::String(id) => Some(id),
+        _ => None,
+    })
+}
+
 pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     Ok(match deserializer.deserialize_any(Scalar)? {
         Read::Flag(value) => Some(value),
@@ -761,6 +768,8 @@ mod tests {
             json!(" x"),
             json!("a\u{0}b"),
             json!({"$oid": "x"}),
+            json!(7),
+            json!(true),
             json!("x".repeat(257)),
         ] {
             let user: SystemUser = read(json!({"_id": id}));

@@ -25,7 +25,8 @@ pub(crate) struct Problem {
     pub(crate) field: String,
     /// What is wrong, without the value.
     pub(crate) what: String,
-    /// Whether the text is not JSON at all (cut off, HTML, empty), which a second attempt may mend.
+    /// Whether the text is not JSON at all (cut off, HTML, empty) or no row of it can be told, which a second attempt may
+    /// mend.
     pub(super) garbled: bool,
 }
 
@@ -35,6 +36,14 @@ impl Problem {
             field: field.to_owned(),
             what: problem.into(),
             garbled: false,
+        }
+    }
+
+    /// A body that a second attempt may mend.
+    pub(super) fn garbled(field: &str, problem: impl Into<String>) -> Self {
+        Self {
+            garbled: true,
+            ..Self::new(field, problem)
         }
     }
 }
@@ -118,10 +127,7 @@ pub(crate) fn json_or_nothing<T: DeserializeOwned>(body: &[u8]) -> Result<T, Pro
 /// have it, since such names do occur in directories and their owners cannot help it.
 pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(Problem {
-            garbled: true,
-            ..Problem::new(".", "the body is empty")
-        });
+        return Err(Problem::garbled(".", "the body is empty"));
     }
     match decoded(body) {
         Err(problem) if problem.garbled => match mended(body) {

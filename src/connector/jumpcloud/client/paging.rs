@@ -2,7 +2,8 @@
 //!
 //! A page always asks for [`LIMIT`] rows. A listing ends where its total says so, else with a short page; no page is
 //! asked for only to find it empty. Every page must bring rows that its total promises, must differ from the page before,
-//! and may point only to its own host, so that no peer can keep a walk going for ever or lead it elsewhere.
+//! and may point only to its own host, so that no peer can keep a walk going for ever or lead it elsewhere. A page of a
+//! walk whose rows mostly have no usable id is no page: what is left of it would look like objects that are gone.
 //!
 //! # Listings that change while they are read
 //!
@@ -117,12 +118,13 @@ impl Shared {
         })
     }
 
-    /// One page with `limit` rows from `skip` on.
+    /// One page with `limit` rows from `skip` on, of which `judge` thinks well.
     pub(super) async fn list<T: DeserializeOwned>(
         &self,
         list: &List,
         skip: u64,
         limit: u64,
+        judge: Judge<T>,
     ) -> Result<ListPage<T>, Error> {
         if skip > MAX_ROWS {
             return Err(Error::Invalid {
@@ -132,11 +134,13 @@ impl Shared {
                 ),
             });
         }
-        let mut found = self.fetch(list, skip, limit).await?;
+        let mut found = self.fetch(list, skip, limit, judge).await?;
         if let Some(other) = self.repeats(list, skip, &found) {
             // A lone slip of the server, or rows that moved here from there: in both cases the two places differ now.
-            found = self.fetch(list, skip, limit).await?;
-            let there: Found<IgnoredAny> = self.fetch(list, other, limit).await?;
+            found = self.fetch(list, skip, limit, judge).await?;
+            let there = self
+                .fetch(list, other, limit, any_rows::<IgnoredAny>)
+                .await?;
             if there.fingerprint == found.fingerprint && !found.page.items.is_empty() {
                 return Err(decode_error(
                     Verb::Get.as_str(),
@@ -158,6 +162,7 @@ impl Shared {
         list: &List,
         skip: u64,
         limit: u64,
+        judge: Judge<T>,
     ) -> Result<Found<T>, Error> {
         let (limit_text, skip_text) = (limit.to_string(), skip.to_string());
         let query = list
@@ -171,7 +176,12 @@ impl Shared {
             list.ids.iter().map(String::as_str),
             query,
         )?;
-        let read = || self.exchange(&call, |answer| page(answer, list, &call.url, skip, limit));
+        let read = || {
+            self.exchange(&call, |answer| {
+                let found = page(answer, list, &call.url, skip, limit)?;
+                judge(&found.page.items).map_or(Ok(found), Err)
+            })
+        };
         let mut found = read().await?;
         if found.is_contradictory(skip) {
             // A row that went away between counting and reading looks like this; it does so once only.
@@ -210,6 +220,28 @@ impl Shared {
             .filter(|(other, seen)| skip > 0 && *other != skip && *seen == found.fingerprint)
             .map(|(other, _)| other)
     }
+}
+
+/// What is wrong with the rows of a page, if anything is.
+type Judge<T> = fn(&[T]) -> Option<Problem>;
+
+/// Any rows will do.
+pub(super) fn any_rows<T>(_rows: &[T]) -> Option<Problem> {
+    None
+}
+
+/// Most rows tell what they are: all but one, or all but a tenth. An answer of which less can be read is worth another
+/// attempt, like one that is no JSON.
+fn identified<T: Identified>(rows: &[T]) -> Option<Problem> {
+    let unclear = rows.iter().filter(|row| row.identity().is_none()).count();
+    let is_odd = unclear > 1 || unclear == rows.len();
+    (is_odd && unclear.saturating_mul(10) > rows.len()).then(|| {
+        let rows = rows.len();
+        Problem::garbled(
+            "results",
+            format!("{unclear} of {rows} rows have no usable id, which would be a text of 1 to 256 bytes"),
+        )
+    })
 }
 
 fn checked_id(id: &str) -> Result<&str, &'static str> {
@@ -587,7 +619,7 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
             match &mut self.stage {
                 Stage::Done => return Ok(None),
                 Stage::First => {
-                    let page = self.client.page(&self.list, 0).await?;
+                    let page = walked_page(&self.client, &self.list, 0).await?;
                     let step = self.step(0, page, Vec::new(), false, true);
                     self.stage = if self.progress.more {
                         self.rest()?
@@ -602,7 +634,7 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
                 },
                 Stage::Again if self.progress.more => {
                     let start = self.progress.start();
-                    let page = self.client.page(&self.list, start).await?;
+                    let page = walked_page(&self.client, &self.list, start).await?;
                     self.fetched.push_back((start, page));
                     self.stage = Stage::Behind;
                 }
@@ -656,7 +688,7 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
     /// A page out of turn. The pages under way go on meanwhile: they hold places of the limiter until they are read.
     async fn fetch_back(&mut self, from: u64) -> Result<Found<T>, Error> {
         let (client, list) = (self.client.clone(), Arc::clone(&self.list));
-        let mut fetching = pin!(client.shared.fetch(&list, from, LIMIT));
+        let mut fetching = pin!(client.shared.fetch(&list, from, LIMIT, identified));
         loop {
             let Stage::Rest(chunks) = &mut self.stage else {
                 return fetching.await;
@@ -805,8 +837,17 @@ fn identities<T: Identified>(rows: &[T]) -> HashSet<String> {
     rows.iter().filter_map(Identified::identity).collect()
 }
 
+/// A page of a walk.
+async fn walked_page<T: DeserializeOwned + Identified>(
+    client: &Client,
+    list: &List,
+    skip: u64,
+) -> Result<ListPage<T>, Error> {
+    client.shared.list(list, skip, LIMIT, identified).await
+}
+
 /// Reads the rows from `start` to `start + width`, in more than one page where JumpCloud gives short ones.
-async fn chunk<T: DeserializeOwned>(
+async fn chunk<T: DeserializeOwned + Identified>(
     client: Client,
     list: Arc<List>,
     start: u64,
@@ -816,7 +857,7 @@ async fn chunk<T: DeserializeOwned>(
     let mut pages = Vec::new();
     let mut skip = start;
     loop {
-        let page: ListPage<T> = client.page(&list, skip).await?;
+        let page: ListPage<T> = walked_page(&client, &list, skip).await?;
         let next = page.next_skip;
         let overlap = u64::from(page.items.len() > 1);
         pages.push((skip, page));

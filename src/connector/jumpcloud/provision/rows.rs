@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::super::wire::{self, flag, lenient, text};
+use super::super::wire::{self, flag, id_text, lenient, text};
 
 /// The answer of a search for users.
 #[derive(Debug, Default, Deserialize)]
@@ -16,9 +16,9 @@ pub(super) struct Hits {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Organization {
-    #[serde(rename = "_id", deserialize_with = "text")]
+    #[serde(rename = "_id", deserialize_with = "id_text")]
     pub(super) underscore_id: Option<String>,
-    #[serde(rename = "id", deserialize_with = "text")]
+    #[serde(rename = "id", deserialize_with = "id_text")]
     pub(super) plain_id: Option<String>,
     #[serde(deserialize_with = "lenient")]
     pub(super) settings: Option<Settings>,
@@ -66,7 +66,7 @@ pub(super) struct PasswordPolicy {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct SshKey {
-    #[serde(rename = "_id", deserialize_with = "text")]
+    #[serde(rename = "_id", deserialize_with = "id_text")]
     pub(super) id: Option<String>,
     #[serde(deserialize_with = "text")]
     pub(super) name: Option<String>,
@@ -76,9 +76,9 @@ pub(super) struct SshKey {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Scheduled {
-    #[serde(rename = "scheduledJobId", deserialize_with = "text")]
+    #[serde(rename = "scheduledJobId", deserialize_with = "id_text")]
     pub(super) job_id: Option<String>,
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "id_text")]
     pub(super) system_user_id: Option<String>,
     #[serde(deserialize_with = "text")]
     pub(super) state: Option<String>,
