@@ -1440,10 +1440,17 @@ async fn a_task_whose_lease_ends_is_handed_out_again_and_may_be_finished_twice()
         2
     );
     client.finish(failure(&id)).await.unwrap();
-    client.finish(failure(&id)).await.unwrap();
+    // Whoever works on the second delivery goes on.
+    let folder = tempfile::tempdir().unwrap();
+    let file = whole(&id, &c1z(folder.path(), ""));
+    client.heartbeat(&id).await.unwrap();
+    client.upload(file.clone()).await.unwrap();
+    client.finish(success(&id, None)).await.unwrap();
     sim.assert_clean();
+    client.upload(file).await.unwrap_err();
+    assert!(sim.breaches().pop().unwrap().problem.contains("finished"));
     client.finish(failure(&id)).await.unwrap_err();
-    assert_eq!(sim.breaches().len(), 1);
+    assert_eq!(sim.breaches().len(), 2);
 }
 
 #[tokio::test]

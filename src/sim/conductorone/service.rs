@@ -159,7 +159,7 @@ impl Service {
     fn running(&self, rpc: Rpc, field: &str, id: &str) -> Result<Option<TaskType>, Status> {
         let found = self.0.lock().task(id).map(|task| {
             (
-                task.stage,
+                task.is_over(),
                 task.deliveries,
                 task.finished_at,
                 task.task.task_type.clone(),
@@ -168,7 +168,7 @@ impl Service {
         match found {
             None => self.breach(rpc, field, "names a task that does not exist"),
             Some((_, 0, ..)) => self.breach(rpc, field, "names a task that was not handed out"),
-            Some((Stage::Finished, _, finished_at, task_type)) => {
+            Some((true, _, finished_at, task_type)) => {
                 let crosses = matches!(rpc, Rpc::Heartbeat | Rpc::UploadAsset)
                     && finished_at.is_some_and(|at| at.elapsed() < CROSSING);
                 if crosses {
@@ -206,8 +206,12 @@ impl Service {
         let (heartbeats, uploads, is_debug, is_over) = {
             let mut state = shared.lock();
             state.task(&task_id).map_or((0, 0, false, true), |task| {
-                let is_over = task.stage == Stage::Finished;
-                (task.heartbeats, task.uploads, task.task.debug, is_over)
+                (
+                    task.heartbeats,
+                    task.uploads,
+                    task.task.debug,
+                    task.is_over(),
+                )
             })
         };
         if shared.config.require_heartbeat && heartbeats == 0 {

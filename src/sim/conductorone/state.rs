@@ -219,6 +219,14 @@ pub struct TaskState {
     pub(super) finished_at: Option<Instant>,
 }
 
+impl TaskState {
+    /// Whether nobody works on it any more. The end of one delivery may come when the next one is handed out already.
+    pub(super) fn is_over(&self) -> bool {
+        let is_taken_up = (1..self.deliveries).contains(&self.finishes);
+        self.stage == Stage::Finished && !is_taken_up
+    }
+}
+
 /// Something that happened, in words for people.
 #[derive(Debug, Clone)]
 pub struct Event {
