@@ -302,10 +302,11 @@ impl Report {
         writeln!(
             text,
             "{} syncs without faults died once at a random request ({least} to {most} calls, median {middle}): {} went \
-             on, the others died with their first calls; {:.1} % of the calls saved in the median, {:.1} % asked twice \
-             (at most {:.1} %)",
+             on, {} died with their first calls; {:.1} % of the calls saved in the median, {:.1} % asked twice (at most \
+             {:.1} %)",
             self.measured.len(),
             self.resumed(),
+            self.measured.len() - self.resumed(),
             percent(median(&saved(&self.measured))),
             percent(median(&wasted(&self.measured))),
             percent(wasted(&self.measured).into_iter().fold(0.0, f64::max))
