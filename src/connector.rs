@@ -221,10 +221,11 @@ pub enum Error {
         /// What was asked for.
         what: String,
     },
-    /// The change was sent, but could not be read back in time.
+    /// What the directory shows does not fit together, and may yet: a change that was sent does not show in time, or
+    /// something is not found although it should be there.
     #[error("{what}")]
     Unconfirmed {
-        /// What was sent and what was seen instead.
+        /// What was sent or expected, and what was seen instead.
         what: String,
     },
     /// The change was stopped before anything was written.

@@ -125,6 +125,37 @@ impl JumpCloud {
         }))
     }
 
+    /// What `look` finds; `None` where it is certain that it is not there.
+    ///
+    /// A gateway that lost its routes answers 404 to everything, and its answers must not look like objects that are gone.
+    /// So "not found" is believed when the list of such objects answers, and `look` still finds nothing after that. Costs
+    /// two calls more where nothing is found.
+    async fn find<T, F, Fut>(&self, list: Read, look: F) -> Result<Option<T>, Error>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        if let Some(found) = absent(look().await)? {
+            return Ok(Some(found));
+        }
+        self.expect_list(list).await?;
+        absent(look().await)
+    }
+
+    /// Fails while the answer to a whole list is "not found".
+    async fn expect_list(&self, list: Read) -> Result<(), Error> {
+        match absent(self.client.probe(&list.list()).await)? {
+            Some(_) => Ok(()),
+            None => Err(Error::Unconfirmed {
+                what: format!(
+                    "JumpCloud answers 404 (not found) to everything, even to the list of all {}: ask again when it is \
+                     back, or check the base URL",
+                    list.what()
+                ),
+            }),
+        }
+    }
+
     /// A grant on a resource for every administrator that `holds` it, each principal once.
     async fn grants_of_administrators(
         &self,
@@ -354,7 +385,7 @@ fn reads(scope: &SyncScope, resource_type: &str) -> bool {
             .any(|wanted| wanted == resource_type)
 }
 
-/// Turns "not found" into `None`.
+/// Turns "not found" into `None`. Where that decides something, [`JumpCloud::find`] makes sure of it.
 fn absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1236,6 +1236,21 @@ async fn a_group_is_deleted_once() {
     }
 }
 
+#[tokio::test]
+async fn what_is_not_found_while_nothing_is_found_is_not_deleted() {
+    let rig = Rig::new().await;
+    let user = rig.free_user(Status::Active);
+    let group = rig.sim.inspect(|tenant| tenant.group_ids()[0]).unwrap();
+    for (kind, id) in [("user", user), ("group", group)] {
+        rig.sim.add_fault("*@1-99:404").unwrap();
+        let result = rig.delete(kind, &id.to_string()).await;
+        refused(result, Code::Unavailable, "404 (not found) to everything");
+        rig.sim.clear_faults();
+    }
+    assert!(rig.sim.user(user).is_some() && rig.sim.group(group).is_some());
+    assert!(rig.plans().is_empty());
+}
+
 // ---------------------------------------------------------------------------------------------- actions
 
 /// Name, arguments, how the user is before, the endpoint that changes it.

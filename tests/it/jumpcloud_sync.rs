@@ -631,11 +631,16 @@ async fn engine_sync(rig: &Rig) -> Result<syncer::Report, syncer::Error> {
         cancel: &cancel,
         keep: false,
     };
+    let limits = syncer::Limits {
+        retry_budget: Duration::from_secs(2),
+        ..syncer::Limits::default()
+    };
     let target = rig.folder.path().join("sync.c1z");
-    syncer::sync_to_file(
+    syncer::sync_to_file_within(
         &rig.connector,
         &syncer::SyncRequest::default(),
         environment,
+        limits,
         &target,
     )
     .await
@@ -736,7 +741,7 @@ async fn a_whole_list_that_is_not_there_fails_the_sync_and_one_object_costs_a_wa
     let rig = Rig::start(small()).await;
     for rule in [
         "/api/v2/usergroups/{id}/members@3-3:404",
-        "/api/v2/usergroups/{id}@1:404",
+        "/api/v2/usergroups/{id}@1-2:404",
     ] {
         rig.sim.add_fault(rule).unwrap();
     }
@@ -744,6 +749,38 @@ async fn a_whole_list_that_is_not_there_fails_the_sync_and_one_object_costs_a_wa
     assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
     assert_eq!(report.resources["group"], 12);
     assert!(report.grants["group"] < whole);
+}
+
+/// A gateway that has lost its routes.
+#[tokio::test]
+async fn what_is_not_found_while_nothing_is_found_is_not_gone() {
+    let rig = Rig::start(small()).await;
+    engine_sync(&rig).await.unwrap();
+    let whole = rig.sim.requests_total();
+    for from in [whole / 2, whole - 10, whole - 5] {
+        let rig = Rig::start(small()).await;
+        rig.sim.add_fault(&format!("*@{from}-9999:404")).unwrap();
+        let error = engine_sync(&rig).await.unwrap_err();
+        assert_eq!(error.class(), Class::Retryable, "{from}: {error}");
+        assert!(
+            chain(&error).contains("404 (not found) to everything"),
+            "{error}"
+        );
+    }
+    // It comes back in between: every object is there.
+    for until in 1..6 {
+        let rig = Rig::start(small()).await;
+        let from = whole / 2;
+        rig.sim
+            .add_fault(&format!("*@{from}-{}:404", from + until))
+            .unwrap();
+        let report = engine_sync(&rig).await.unwrap();
+        assert_eq!(report.warnings, [""; 0], "{until}");
+    }
+    let rig = Rig::start(small()).await;
+    rig.sim.add_fault("/api/v2/roles@1:404").unwrap();
+    let report = engine_sync(&rig).await.unwrap();
+    assert_eq!(report.warnings, [""; 0]);
 }
 
 #[tokio::test]

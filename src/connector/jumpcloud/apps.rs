@@ -16,6 +16,7 @@ use super::{
     listing::{End, Listing, Row, edge_page, place},
     profile::{Profile, clip, description, display_name, filled, phrase, timestamp},
     session::{Session, Warning},
+    survey::Read,
     wire,
 };
 use crate::{
@@ -116,11 +117,14 @@ impl JumpCloud {
             return Ok(administration());
         }
         // Unlike the list, this endpoint is not described to take `fields`; what the answer has besides is dropped.
-        let found: Result<wire::Application, Error> =
-            self.client.get("/api/applications/{id}", &[id], &[]).await;
-        let row = super::absent(found)?.ok_or_else(|| Error::NotFound {
-            what: format!("application {}", clip(id, 64)),
-        })?;
+        let ids = [id];
+        let look = || self.client.get("/api/applications/{id}", &ids, &[]);
+        let row: wire::Application =
+            self.find(Read::Applications, look)
+                .await?
+                .ok_or_else(|| Error::NotFound {
+                    what: format!("application {}", clip(id, 64)),
+                })?;
         Ok(resource(&row, row.id().unwrap_or(id)))
     }
 

@@ -12,6 +12,7 @@ use super::{
     listing::{End, Listing, Row, edge_page, parse_position, place},
     profile::{Profile, clip, description, display_name, filled, phrase, text_of},
     session::{Session, Warning},
+    survey::Read,
     wire,
 };
 use crate::{
@@ -61,12 +62,17 @@ impl JumpCloud {
 
     /// One group by id.
     pub(super) async fn get_group(&self, id: &str) -> Result<v2::Resource, Error> {
-        let found: Result<wire::UserGroup, Error> =
-            self.client.get("/api/v2/usergroups/{id}", &[id], &[]).await;
-        let row = super::absent(found)?.ok_or_else(|| Error::NotFound {
+        let row = self.find_group(id).await?.ok_or_else(|| Error::NotFound {
             what: format!("group {}", clip(id, 64)),
         })?;
         Ok(resource(&row, row.id().unwrap_or(id)))
+    }
+
+    /// JumpCloud's record of a group; `None` when there is no such group.
+    pub(super) async fn find_group(&self, id: &str) -> Result<Option<wire::UserGroup>, Error> {
+        let ids = [id];
+        let look = || self.client.get("/api/v2/usergroups/{id}", &ids, &[]);
+        self.find(Read::Groups, look).await
     }
 
     /// One page of the members of a group.

@@ -15,6 +15,7 @@ use super::{
     listing::{Keep, Omitted, Record, read, row_to_json},
     profile::{Profile, clip, description, display_name, filled, phrase},
     session::{Session, Warning},
+    survey::Read,
     wire,
 };
 use crate::{
@@ -180,8 +181,20 @@ impl JumpCloud {
         };
         let mut listed = Vec::new();
         let keep = Keep::durably(session, "roles.list");
-        let take = |ListedRole(row)| listed.push(row);
-        match read::<ListedRole>(&self.client, session, keep, list, take).await {
+        let mut look = async || {
+            listed.clear();
+            let take = |ListedRole(row)| listed.push(row);
+            read::<ListedRole>(&self.client, session, keep, list.clone(), take).await
+        };
+        let mut found = look().await;
+        if found
+            .as_ref()
+            .is_err_and(|error| error.code() == Code::NotFound)
+        {
+            self.expect_list(Read::Administrators).await?;
+            found = look().await;
+        }
+        match found {
             Ok(_) => {}
             Err(error) if matches!(error.code(), Code::PermissionDenied | Code::NotFound) => {
                 session.warn(Warning::RolesUnreadable, "");

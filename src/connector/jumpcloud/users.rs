@@ -37,6 +37,7 @@ use super::{
     listing::{Keep, Omitted, Record, place, read, records, sorted},
     profile::{Profile, clip, display_name, filled, full_name, text_of, timestamp},
     session::{Session, Warning},
+    survey::Read,
     wire,
 };
 use crate::{
@@ -271,10 +272,14 @@ impl JumpCloud {
         session: &Session,
         id: &str,
     ) -> Result<v2::Resource, Error> {
-        match self.read_directory_user(id).await? {
-            Some(row) => self.directory_user(&row, id).await,
-            None => self.administrator_account(session, id).await,
-        }
+        let look = || async {
+            match super::absent(self.get_directory_user(id, FIELDS).await)? {
+                Some(row) => self.directory_user(&row, id).await,
+                None => self.administrator_account(session, id).await,
+            }
+        };
+        let found = self.find(Read::Users, look).await?;
+        found.ok_or_else(|| not_found(id))
     }
 
     /// JumpCloud's record of a directory user; `None` when there is no such user.
@@ -282,11 +287,23 @@ impl JumpCloud {
         &self,
         id: &str,
     ) -> Result<Option<wire::SystemUser>, Error> {
-        let found = self
-            .client
-            .get("/api/systemusers/{id}", &[id], &[("fields", FIELDS)])
-            .await;
-        super::absent(found)
+        self.find_directory_user(id, FIELDS).await
+    }
+
+    /// As [`JumpCloud::read_directory_user`], with these fields alone.
+    pub(super) async fn find_directory_user(
+        &self,
+        id: &str,
+        fields: &str,
+    ) -> Result<Option<wire::SystemUser>, Error> {
+        self.find(Read::Users, || self.get_directory_user(id, fields))
+            .await
+    }
+
+    async fn get_directory_user(&self, id: &str, fields: &str) -> Result<wire::SystemUser, Error> {
+        self.client
+            .get("/api/systemusers/{id}", &[id], &[("fields", fields)])
+            .await
     }
 
     /// The resource of a directory user, joined to the manager.
@@ -297,15 +314,7 @@ impl JumpCloud {
     ) -> Result<v2::Resource, Error> {
         let (mut resource, trait_) = parts(row, row.id().unwrap_or(id));
         let manager = match wire::usable(row.manager.as_deref()) {
-            Some(manager) => super::absent(
-                self.client
-                    .get::<wire::SystemUser>(
-                        "/api/systemusers/{id}",
-                        &[manager],
-                        &[("fields", "email")],
-                    )
-                    .await,
-            )?,
+            Some(manager) => self.find_directory_user(manager, "email").await?,
             None => None,
         };
         let address = manager
@@ -324,15 +333,13 @@ impl JumpCloud {
         session: &Session,
         id: &str,
     ) -> Result<v2::Resource, Error> {
-        let not_found = || Error::NotFound {
-            what: format!("user {}", clip(id, 64)),
-        };
-        let account = super::absent(self.get_administrator(id).await)?.ok_or_else(not_found)?;
+        let account = super::absent(self.get_administrator(id).await)?;
+        let account = account.ok_or_else(|| not_found(id))?;
         if self.settings.merge_administrators {
             // A merged administrator has no resource of its own, and only the whole list of users can tell.
             let users = self.users(session).await?;
             return match users.links.user_of(id) {
-                Some(_) => Err(not_found()),
+                Some(_) => Err(not_found(id)),
                 None => Ok(administrators::resource(&account, None)),
             };
         }
@@ -341,6 +348,12 @@ impl JumpCloud {
             .get()
             .and_then(|users| users.links.user_of(id).map(str::to_owned));
         Ok(administrators::resource(&account, linked.as_deref()))
+    }
+}
+
+fn not_found(id: &str) -> Error {
+    Error::NotFound {
+        what: format!("user {}", clip(id, 64)),
     }
 }
 

@@ -77,7 +77,7 @@ impl Excuse {
             "401" => Self::Codes(&[16]),
             "403" => Self::Codes(&[7]),
             // A list that is not there is a matter of the base URL.
-            "404" => Self::Codes(&[3, 5, 10]),
+            "404" => Self::Codes(&[3, 5, 10, 14]),
             "409" => Self::Codes(&[6]),
             "501" => Self::Codes(&[12]),
             "html-200" | "truncated-json" | "malformed-json" | "empty-body" | "wrong-types"

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        JumpCloud, absent,
+        JumpCloud,
         client::{Convention, List},
         groups::{AUTOMATED, METHOD, RULE, how_members_come},
         ids::{GROUP, USER, grant},
@@ -149,11 +149,7 @@ impl JumpCloud {
 
     /// The directory user with this id, if there is one.
     pub(super) async fn find_person(&self, id: &str) -> Result<Option<wire::SystemUser>, Error> {
-        absent(
-            self.client
-                .get("/api/systemusers/{id}", &[id], &[("fields", PERSON_FIELDS)])
-                .await,
-        )
+        self.find_directory_user(id, PERSON_FIELDS).await
     }
 
     /// The ids of the groups that a directory user is a member of.

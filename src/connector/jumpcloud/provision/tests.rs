@@ -185,6 +185,9 @@ impl Tenant {
             }
             ["api", "users"] => Some(Answer::Wrapped(self.administrators.clone())),
             ["api", "users", id] => find(&self.administrators, id),
+            ["api", "systemusers"] => Some(Answer::Wrapped(self.users.clone())),
+            ["api", "applications"] => Some(Answer::Wrapped(self.apps.clone())),
+            ["api", "v2", "usergroups"] => Some(Answer::Array(self.groups.clone())),
             ["api", "systemusers", id] => find(&self.users, id),
             ["api", "applications", id] => find(&self.apps, id),
             ["api", "v2", "usergroups", id] => find(&self.groups, id),

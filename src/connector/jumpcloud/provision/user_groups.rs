@@ -170,7 +170,7 @@ impl JumpCloud {
     }
 
     async fn delete_group(&self, id: &str, change: Change<'_>) -> Result<Done<()>, Error> {
-        let look = || async { super::super::absent(self.get_group(id).await) };
+        let look = || self.find_group(id);
         if look().await?.is_none() {
             return Ok(Done::unwritten((), already(change)));
         }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        super::{JumpCloud, absent, groups::AUTOMATED, ids::USER, wire},
+        super::{JumpCloud, groups::AUTOMATED, ids::USER},
         Named, Wish,
         accounts::gone_is_done,
         already,
@@ -34,12 +34,8 @@ impl JumpCloud {
         self.changeable_user(user).await?;
         let (mut fixed, mut dynamic) = (Vec::new(), Vec::new());
         for group in self.groups_of(user).await? {
-            let found: Result<wire::UserGroup, Error> = self
-                .client
-                .get("/api/v2/usergroups/{id}", &[&group], &[])
-                .await;
             // A membership may outlive its group for a moment.
-            let Some(row) = absent(found)? else {
+            let Some(row) = self.find_group(&group).await? else {
                 continue;
             };
             let ruled = row
