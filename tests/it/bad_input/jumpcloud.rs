@@ -606,6 +606,8 @@ async fn odd_rows_cost_no_sync() {
     // A list of nothing but such rows would be an error.
     let beside =
         |row: &str| format!(r#"{{"totalCount":2,"results":[{},{row}]}}"#, user()).into_bytes();
+    let claims =
+        |total: &str| format!(r#"{{"results":[{}],"totalCount":{total}}}"#, user()).into_bytes();
     let member_beside =
         |row: &str| format!(r#"[{{"to":{{"id":"u1","type":"user"}}}},{row}]"#).into_bytes();
     let cases: Vec<(&str, &str, Vec<u8>)> = vec![
@@ -674,31 +676,11 @@ async fn odd_rows_cost_no_sync() {
             USERS,
             br#"{"results":null,"totalCount":0}"#.to_vec(),
         ),
-        (
-            "a total that is a text",
-            USERS,
-            format!(r#"{{"results":[{}],"totalCount":"1"}}"#, user()).into_bytes(),
-        ),
-        (
-            "a total that is negative",
-            USERS,
-            format!(r#"{{"results":[{}],"totalCount":-1}}"#, user()).into_bytes(),
-        ),
-        (
-            "a total that is a fraction",
-            USERS,
-            format!(r#"{{"results":[{}],"totalCount":1.5}}"#, user()).into_bytes(),
-        ),
-        (
-            "a total that is a list",
-            USERS,
-            format!(r#"{{"results":[{}],"totalCount":[1]}}"#, user()).into_bytes(),
-        ),
-        (
-            "a total that is too small",
-            USERS,
-            format!(r#"{{"results":[{}],"totalCount":0}}"#, user()).into_bytes(),
-        ),
+        ("a total that is a text", USERS, claims(r#""1""#)),
+        ("a total that is negative", USERS, claims("-1")),
+        ("a total that is a fraction", USERS, claims("1.5")),
+        ("a total that is a list", USERS, claims("[1]")),
+        ("a total that is too small", USERS, claims("0")),
         (
             "dates that are none",
             USERS,

@@ -222,6 +222,11 @@ impl Shared {
     }
 }
 
+/// Whether so many rows are lacking that the rest cannot stand for the whole: more than a tenth, and more than one or all.
+fn lacks_too_much(lacking: u64, of: u64) -> bool {
+    (lacking > 1 || lacking == of) && lacking.saturating_mul(10) > of
+}
+
 /// What is wrong with the rows of a page, if anything is.
 type Judge<T> = fn(&[T]) -> Option<Problem>;
 
@@ -230,13 +235,12 @@ pub(super) fn any_rows<T>(_rows: &[T]) -> Option<Problem> {
     None
 }
 
-/// Most rows tell what they are: all but one, or all but a tenth. An answer of which less can be read is worth another
-/// attempt, like one that is no JSON.
+/// Most rows tell what they are. An answer of which less can be read is worth another attempt, like one that is no JSON.
 fn identified<T: Identified>(rows: &[T]) -> Option<Problem> {
-    let unclear = rows.iter().filter(|row| row.identity().is_none()).count();
-    let is_odd = unclear > 1 || unclear == rows.len();
-    (is_odd && unclear.saturating_mul(10) > rows.len()).then(|| {
-        let rows = rows.len();
+    let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
+    let unclear = count(rows.iter().filter(|row| row.identity().is_none()).count());
+    let rows = count(rows.len());
+    lacks_too_much(unclear, rows).then(|| {
         Problem::garbled(
             "results",
             format!("{unclear} of {rows} rows have no usable id, which would be a text of 1 to 256 bytes"),
@@ -771,8 +775,7 @@ impl<T: DeserializeOwned + Identified + Send + 'static> Walk<T> {
             .last_total
             .map_or(0, |total| total.saturating_sub(named));
         if let Some(total) = progress.last_total
-            && (lacking > 1 || named == 0)
-            && lacking.saturating_mul(10) > total
+            && lacks_too_much(lacking, total)
         {
             return Err(decode_error(
                 Verb::Get.as_str(),
