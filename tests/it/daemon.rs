@@ -31,7 +31,7 @@ use tokio::{
     process::{Child, Command},
     sync::watch,
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// How long anything that must happen may take on a machine with much to do.
@@ -92,6 +92,17 @@ impl Scene {
 
     pub fn work_dir(&self) -> PathBuf {
         self.path("work")
+    }
+
+    /// Waits until so many syncs have their folders: the first heartbeat of a task may come before.
+    pub async fn wait_for_folders(&self, count: usize) {
+        let made = async {
+            while entries(&self.work_dir()).len() < count {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let made = timeout(PATIENCE, made).await;
+        assert!(made.is_ok(), "the syncs have no folders");
     }
 
     /// A child without arguments: nothing but the folders is set.

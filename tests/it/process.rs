@@ -50,6 +50,7 @@ async fn in_a_sync(scene: &Scene, launch: Launch) -> (Daemon, String) {
         .wait_for_heartbeats(&task, 1, PATIENCE)
         .await
         .unwrap();
+    scene.wait_for_folders(1).await;
     (daemon, task)
 }
 

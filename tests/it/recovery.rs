@@ -386,6 +386,7 @@ async fn a_cancelled_sync_stops_and_leaves_no_file() {
         .wait_for_heartbeats(&task, 1, PATIENCE)
         .await
         .unwrap();
+    scene.wait_for_folders(1).await;
     assert_eq!(entries(&scene.work_dir()).len(), 1);
     scene.cloud.cancel(&task);
     let finish = scene.finish(&task).await;
@@ -462,6 +463,7 @@ async fn two_syncs_run_side_by_side() {
             .unwrap();
     }
     assert!(scene.cloud.finishes().is_empty());
+    scene.wait_for_folders(2).await;
     assert_eq!(entries(&scene.work_dir()).len(), 2);
     latency(&scene, Duration::ZERO);
     for task in &tasks {
