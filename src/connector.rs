@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 
 use crate::{
-    error::{Class, Classify, Code},
+    error::{Class, Classify, Code, Words},
     proto::{Any, connector as v2},
 };
 
@@ -147,7 +147,7 @@ pub trait Connector: Send + Sync + 'static {
 #[non_exhaustive]
 pub enum Error {
     /// The directory answered with an HTTP error.
-    #[error("{method} {endpoint} answered {status}{}", detail(.message))]
+    #[error("{method} {endpoint} answered {status}{}", detail(.advice))]
     Http {
         /// The HTTP method.
         method: &'static str,
@@ -155,8 +155,11 @@ pub enum Error {
         endpoint: &'static str,
         /// The status code.
         status: u16,
-        /// The directory's own words, trimmed; empty when there were none.
-        message: String,
+        /// What we know of such an answer, and what to do; may be empty.
+        advice: String,
+        /// The directory's own words, trimmed.
+        #[source]
+        words: Option<Words>,
         /// How long the directory asks to wait.
         retry_after: Option<std::time::Duration>,
     },
@@ -202,12 +205,18 @@ pub enum Error {
     Permission {
         /// Every missing permission and what to do.
         what: String,
+        /// The directory's own words, where it refused one request.
+        #[source]
+        words: Option<Words>,
     },
     /// The credentials were refused.
     #[error("{what}")]
     Unauthenticated {
         /// Which credential and what to do.
         what: String,
+        /// The directory's own words.
+        #[source]
+        words: Option<Words>,
     },
     /// The change is not allowed as things are; the words say which rule forbids it and what to do instead.
     #[error("{what}")]
@@ -242,11 +251,11 @@ pub enum Error {
     },
 }
 
-fn detail(message: &str) -> String {
-    if message.is_empty() {
+fn detail(advice: &str) -> String {
+    if advice.is_empty() {
         String::new()
     } else {
-        format!(": {message}")
+        format!(": {advice}")
     }
 }
 

@@ -129,13 +129,47 @@ pub trait Classify {
     fn code(&self) -> Code;
 }
 
-/// The whole chain of an error on one line, outermost first.
+/// What a peer said of a request in its own words, which may name a person: the innermost source of an error.
+///
+/// For ConductorOne and the shell, which asked; not for logs above debug, Events, the admin server or the audit trail,
+/// which have [`told`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Words(String);
+
+impl Words {
+    /// The words, or `None` where there are none.
+    pub fn new(words: impl Into<String>) -> Option<Self> {
+        Some(words.into())
+            .filter(|words| !words.is_empty())
+            .map(Self)
+    }
+
+    /// The words themselves.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The whole chain of an error on one line, outermost first, with the words of a peer.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    joined(error, |_| true)
+}
+
+/// The chain of an error without the words of a peer, which may name a person.
+pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    joined(error, |inner| !inner.is::<Words>())
+}
+
+fn joined(
+    error: &(dyn std::error::Error + 'static),
+    takes: impl Fn(&(dyn std::error::Error + 'static)) -> bool,
+) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
         let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
+        if takes(inner) && !text.ends_with(&inner_text) {
             text.push_str(": ");
             text.push_str(&inner_text);
         }

@@ -29,7 +29,7 @@ use crate::{
     clock::Clock,
     connector::{self, Connector},
     control_plane::{self, ControlPlane},
-    error::{Class, Classify, Code},
+    error::{Class, Classify, Code, Words},
     notice::Notices,
     proto::{
         Any,
@@ -296,12 +296,13 @@ pub enum Error {
     #[error(transparent)]
     Provisioning(#[from] provisioning::Error),
     /// The action that the task asked for has run and failed.
-    #[error("{message}")]
+    #[error("the action failed")]
     ActionFailed {
         /// The code of the failure.
         code: Code,
-        /// Its own words.
-        message: String,
+        /// The text of the failure, with what the directory said.
+        #[source]
+        words: Option<Words>,
     },
     /// The task lacks a field, or has one in the wrong form.
     #[error("malformed {kind} task: {problem}")]

@@ -41,7 +41,7 @@ use crate::{
         provision::{self, Change, Done, Effect, Ledger, NewAccount, Permit, Plan, Provisioner},
     },
     crypto::{Sha256, hex, open, seal},
-    error::{Class, Classify, Code, chain},
+    error::{Class, Classify, Code, chain, told},
     model::resource_text,
     proto::{Any, Struct, connector as v2, is, pack},
     state_folder::Place,
@@ -517,19 +517,6 @@ impl Classify for Error {
 }
 
 impl Error {
-    /// The text for the audit trail: what the directory said of a request is left out, because it may name people.
-    fn told(&self) -> String {
-        match self {
-            Self::Connector(connector::Error::Http {
-                method,
-                endpoint,
-                status,
-                ..
-            }) => format!("{method} {endpoint} answered {status}"),
-            error => chain(error),
-        }
-    }
-
     fn is_stop(&self) -> bool {
         matches!(
             self,
@@ -1043,7 +1030,7 @@ impl Shared {
         };
         let record = Record {
             code: Some(error.code().to_string()),
-            error: Some(error.told()),
+            error: Some(told(error)),
             ..self.record(job, verdict, plans)
         };
         self.audit(&record, false).await;

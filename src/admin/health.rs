@@ -17,7 +17,7 @@ use tokio::{
 pub use crate::supervisor::health::Health;
 use crate::{
     connector::Connector,
-    error::chain,
+    error::told,
     supervisor::{Supervisor, guarded, lock},
 };
 
@@ -107,7 +107,7 @@ impl ConnectorCheck {
                 () = shutdown.cancelled() => Err("the connector is shutting down".to_owned()),
                 checked = check => match checked {
                     Ok(Ok(Ok(_warnings))) => Ok(()),
-                    Ok(Ok(Err(error))) => Err(chain(&error)),
+                    Ok(Ok(Err(error))) => Err(told(&error)),
                     Ok(Err(panic)) => Err(format!("the check failed unexpectedly: {panic}")),
                     Err(_elapsed) => Err(format!("no verdict within {} s", CHECK_LIMIT.as_secs())),
                 },

@@ -24,7 +24,7 @@ use crate::{
         survey::Read,
     },
     control_plane::{GrpcControlPlane, credentials::Credentials},
-    error::{Class, Classify, Code, chain},
+    error::{Class, Classify, Code, chain, told},
     http::retry::Policy,
     notice::{Notice, Notices, Peer},
     provisioning::Keys,
@@ -109,9 +109,9 @@ impl Holders {
 
 fn refusal(error: &(impl std::error::Error + Classify + 'static)) -> Refusal {
     match error.class() {
-        Class::Auth | Class::Permanent | Class::NotFound => Refusal::Rejected(chain(error)),
+        Class::Auth | Class::Permanent | Class::NotFound => Refusal::Rejected(told(error)),
         Class::Retryable | Class::Throttled(_) | Class::Cancelled => {
-            Refusal::Undecided(chain(error))
+            Refusal::Undecided(told(error))
         }
     }
 }

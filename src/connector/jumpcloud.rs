@@ -260,6 +260,7 @@ impl Connector for JumpCloud {
                  Read Only",
                 missing.join(", ")
             ),
+            words: None,
         })
     }
 

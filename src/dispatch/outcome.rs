@@ -16,7 +16,7 @@
 
 use crate::{
     control_plane::TaskResult,
-    error::{Classify, Code, chain},
+    error::{Classify, Code, chain, told},
     handlers::{Error, Kind, Outcome},
     proto::RpcStatus,
 };
@@ -104,6 +104,15 @@ pub fn result(kind: Kind, end: End, cause: Option<Cause>) -> Option<TaskResult> 
         ),
     };
     Some(error)
+}
+
+/// What the log and an Event say of work that failed: the reported message without what a peer said, which may name a
+/// person. `None` where nobody failed, or the reported message is for everybody.
+pub fn problem(end: &End) -> Option<String> {
+    match end {
+        End::Returned(Err(error)) => Some(capped(&told(error))),
+        End::Returned(Ok(_)) | End::Panicked(_) | End::Stopped => None,
+    }
 }
 
 /// Whether a task of this kind that failed so must not be tried again.

@@ -212,6 +212,7 @@ impl Job {
         metrics.task_finished(self.kind.name(), counted, begun.elapsed());
         let failed = matches!(counted, TaskOutcome::Failed | TaskOutcome::Panicked);
         spans::task_ended(&Span::current(), counted.label(), failed);
+        let problem = outcome::problem(&end);
         let Some(result) = outcome::result(self.kind, end, cause) else {
             metrics.task_reported();
             tracing::info!(
@@ -222,7 +223,7 @@ impl Job {
             );
             return;
         };
-        self.log(&result, cause, begun);
+        self.log(&result, problem, cause, begun);
         match self.finish(result).await {
             Ok(attempts) => {
                 metrics.task_reported();
@@ -241,7 +242,13 @@ impl Job {
         }
     }
 
-    fn log(&self, result: &TaskResult, cause: Option<Cause>, begun: Instant) {
+    fn log(
+        &self,
+        result: &TaskResult,
+        problem: Option<String>,
+        cause: Option<Cause>,
+        begun: Instant,
+    ) {
         let duration_ms = millis(begun.elapsed());
         match result {
             TaskResult::Success { .. } => {
@@ -272,16 +279,16 @@ impl Job {
                         "a task was stopped"
                     );
                 } else {
+                    let problem = problem.unwrap_or_else(|| status.message.clone());
                     tracing::error!(
                         task.id = self.task.id,
                         task.kind = self.kind.name(),
                         duration_ms,
                         code = %Code::from_number(status.code),
-                        error = status.message,
+                        error = problem,
                         non_retryable,
                         "a task failed"
                     );
-                    let problem = status.message.clone();
                     if self.kind == Kind::SyncFull {
                         self.tell(Notice::SyncFailed { problem });
                     } else if self.kind.is_change() {

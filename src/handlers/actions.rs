@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::{Context, Error, Kind, Outcome, TaskHandler};
 use crate::{
-    error::Code,
+    error::{Code, Words},
     proto::{
         baton::{self, task::TaskType},
         connector as v2, pack,
@@ -69,7 +69,7 @@ impl TaskHandler for Actions {
                 if let Some(error) = run.error() {
                     return Err(Error::ActionFailed {
                         code: run.code.unwrap_or(Code::Unknown),
-                        message: error.to_owned(),
+                        words: Words::new(error),
                     });
                 }
                 if let Some(plan) = run.planned {

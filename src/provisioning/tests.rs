@@ -60,7 +60,8 @@ impl Directory {
                 method: "POST",
                 endpoint: "/members",
                 status: 503,
-                message: String::new(),
+                advice: String::new(),
+                words: None,
                 retry_after: None,
             });
         }

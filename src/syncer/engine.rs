@@ -1151,7 +1151,7 @@ impl Engine<'_> {
         state.counters.add(&tally);
         match result {
             Err(error) if is_missing(&error) => {
-                let warning = crate::error::chain(&error);
+                let warning = crate::error::told(&error);
                 tracing::warn!(sync.id = self.scope.sync_id, error = %warning, "a listing was left out");
                 state.counters.missing += 1;
                 state.warn(warning);

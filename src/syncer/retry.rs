@@ -77,7 +77,8 @@ mod tests {
             method: "GET",
             endpoint: "/api",
             status: 503,
-            message: String::new(),
+            advice: String::new(),
+            words: None,
             retry_after,
         }
     }

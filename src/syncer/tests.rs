@@ -200,7 +200,8 @@ fn http(status: u16) -> connector::Error {
         method: "GET",
         endpoint: "/api/things/{id}",
         status,
-        message: String::new(),
+        advice: String::new(),
+        words: None,
         retry_after: None,
     }
 }

@@ -1052,7 +1052,7 @@ async fn passing_failures_are_tried_again_and_lasting_ones_reported() {
         let client = server.client();
         let error = fails(&client).await;
         assert!(
-            matches!(&error, Error::Http { status, message, .. } if *status == code && message == "never"),
+            matches!(&error, Error::Http { status, words: Some(words), .. } if *status == code && words.as_str() == "never"),
             "{error:?}"
         );
         assert_eq!(server.calls(), 4, "{code}");

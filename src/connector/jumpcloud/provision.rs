@@ -160,10 +160,18 @@ fn already(change: Change<'_>) -> Effect {
 /// Says what a role of the key has to allow, where JumpCloud only says "forbidden".
 fn explained(error: Error, what: &str) -> Error {
     match error {
-        Error::Http { status: 403, .. } => Error::Permission {
+        Error::Http {
+            method,
+            endpoint,
+            status: status @ 403,
+            words,
+            ..
+        } => Error::Permission {
             what: format!(
-                "the JumpCloud key may not {what} ({error}): give its administrator or service account a role that can"
+                "the JumpCloud key may not {what} ({method} {endpoint} answered {status}): give its administrator or \
+                 service account a role that can"
             ),
+            words,
         },
         error => error,
     }

@@ -1,14 +1,15 @@
 //! The table from ends to results.
 
 use super::*;
-use crate::{connector, control_plane, proto::pack, syncer};
+use crate::{connector, control_plane, error::Words, proto::pack, provisioning, syncer};
 
 fn connector_error(status: u16) -> Error {
     Error::Connector(connector::Error::Http {
         method: "GET",
         endpoint: "/api/systemusers",
         status,
-        message: String::new(),
+        advice: String::new(),
+        words: None,
         retry_after: None,
     })
 }
@@ -176,4 +177,56 @@ fn a_failure_is_never_reported_with_the_code_of_success() {
         retry_after: None,
     });
     assert_eq!(failed(Kind::SyncFull, odd), (Code::Unknown, false));
+}
+
+#[test]
+fn what_the_directory_said_is_reported_and_not_logged() {
+    const SAID: &str = "User with email dana@example.com already exists";
+    let http = || connector::Error::Http {
+        method: "POST",
+        endpoint: "/api/systemusers",
+        status: 400,
+        advice: String::new(),
+        words: Words::new(SAID),
+        retry_after: None,
+    };
+    let errors = [
+        Error::Connector(http()),
+        Error::Provisioning(provisioning::Error::Connector(http())),
+        Error::Provisioning(provisioning::Error::Connector(
+            connector::Error::Permission {
+                what: "the JumpCloud key may not create users".to_owned(),
+                words: Words::new(SAID),
+            },
+        )),
+        Error::Connector(connector::Error::Unauthenticated {
+            what: "JumpCloud refused the API key".to_owned(),
+            words: Words::new(SAID),
+        }),
+        Error::Sync(syncer::Error::Validate(http())),
+        Error::Sync(syncer::Error::Connector {
+            operation: "list the grants",
+            subject: "group:1".to_owned(),
+            source: http(),
+        }),
+        Error::ActionFailed {
+            code: Code::InvalidArgument,
+            words: Words::new(SAID),
+        },
+    ];
+    for error in errors {
+        let end = End::Returned(Err(error));
+        let logged = problem(&end).unwrap();
+        assert!(!logged.is_empty());
+        assert!(!logged.contains("dana"), "{logged}");
+        let Some(TaskResult::Error { status, .. }) = result(Kind::CreateAccount, end, None) else {
+            panic!("a failure is reported");
+        };
+        assert!(
+            status.message.starts_with(&logged) && status.message.ends_with(SAID),
+            "{} and {logged}",
+            status.message
+        );
+    }
+    assert_eq!(problem(&End::Stopped), None);
 }

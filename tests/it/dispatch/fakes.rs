@@ -442,6 +442,7 @@ impl Connector for FakeConnector {
         match verdict {
             Some(Err(what)) => Err(connector::Error::Permission {
                 what: what.to_owned(),
+                words: None,
             }),
             Some(Ok(())) | None => Ok(connector::Validation::default()),
         }

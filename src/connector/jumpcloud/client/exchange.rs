@@ -32,6 +32,7 @@ use super::{
 use crate::{
     clock::{Clock as _, SystemClock},
     connector::Error,
+    error::{Words, told},
     http::{
         self, BodyError, Failure,
         limiter::{Limiter, Permit},
@@ -274,9 +275,13 @@ impl Shared {
             tracing::debug!(http.endpoint = template, attempt, delay_ms, reason = %error,
                 "JumpCloud request failed and will be repeated");
         } else {
-            // JumpCloud's own words may name a person, so they stay below this level.
-            tracing::warn!(http.endpoint = template, attempt, delay_ms, reason = %summary(error),
-                "JumpCloud request keeps failing and will be repeated");
+            tracing::warn!(
+                http.endpoint = template,
+                attempt,
+                delay_ms,
+                reason = told(error),
+                "JumpCloud request keeps failing and will be repeated"
+            );
         }
         // A throttle is waited for in the limiter, together with everybody else.
         if asked.is_none() {
@@ -349,39 +354,34 @@ impl Shared {
         let passwords = decode::passwords(call.body.as_deref().unwrap_or_default());
         let mut secrets = credential.secrets(&proof);
         secrets.extend(passwords.iter().map(SecretString::expose_secret));
-        let message = decode::message(&body, &secrets);
+        let words = Words::new(decode::message(&body, &secrets));
         let host = call.url.host_str().unwrap_or_default();
         if status == StatusCode::UNAUTHORIZED {
             return Err(Failed {
-                error: self.unauthenticated(&credential, call, &message),
+                error: self.unauthenticated(&credential, call, words),
                 next: Next::Reauthenticate(credential, Some(proof.secret)),
             });
         }
-        let message = if status.is_redirection() {
+        let advice = if status.is_redirection() {
             redirect(location.as_deref(), &call.url)
         } else if status == StatusCode::PAYMENT_REQUIRED {
-            join(
-                &message,
-                "the organisation's JumpCloud plan does not include this",
-            )
+            "the organisation's JumpCloud plan does not include this".to_owned()
         } else if status == StatusCode::NOT_FOUND && is_root_listing(call) {
             let organisation = if with_org {
                 " and the organisation id"
             } else {
                 ""
             };
-            join(
-                &message,
-                &format!("{host} does not serve this; check the base URL{organisation}"),
-            )
+            format!("{host} does not serve this; check the base URL{organisation}")
         } else {
-            message
+            String::new()
         };
         let error = Error::Http {
             method,
             endpoint: call.template,
             status: status.as_u16(),
-            message,
+            advice,
+            words,
             retry_after: asked,
         };
         let next = match asked {
@@ -415,14 +415,13 @@ impl Shared {
         }
     }
 
-    fn unauthenticated(&self, credential: &Credential, call: &Call, message: &str) -> Error {
+    fn unauthenticated(&self, credential: &Credential, call: &Call, words: Option<Words>) -> Error {
         let mut what = format!(
-            "JumpCloud refused the {} ({} {} at {} answered 401{}{message}). ",
+            "JumpCloud refused the {} ({} {} at {} answered 401). ",
             credential.noun(),
             call.verb.as_str(),
             call.template,
             call.url.host_str().unwrap_or_default(),
-            if message.is_empty() { "" } else { ": " },
         );
         what.push_str(match credential.auth {
             Auth::ApiKey(_) => {
@@ -437,7 +436,7 @@ impl Shared {
         if self.org_id.is_none() {
             what.push_str("; an administrator of several organisations needs --org-id");
         }
-        Error::Unauthenticated { what }
+        Error::Unauthenticated { what, words }
     }
 
     async fn proof(&self, credential: &Credential) -> Result<Proof, Error> {
@@ -466,9 +465,7 @@ impl Shared {
                     .await;
                 let token = match (fetched, usable) {
                     (Ok(token), _) => token,
-                    (Err(Error::Unauthenticated { what }), _) => {
-                        return Err(Error::Unauthenticated { what });
-                    }
+                    (Err(error @ Error::Unauthenticated { .. }), _) => return Err(error),
                     (Err(error), Some(token)) => {
                         tracing::debug!(http.endpoint = TOKEN_ENDPOINT, reason = %error,
                             "JumpCloud access token could not be renewed yet; the current one still lives");
@@ -565,30 +562,34 @@ impl Shared {
         let body = http::read_beginning(response, MAX_ERROR_BODY_BYTES).await;
         let encoded = basic.to_str().unwrap_or_default();
         let encoded = encoded.strip_prefix("Basic ").unwrap_or(encoded);
-        let message = decode::message(&body, &[client_secret.expose_secret(), encoded]);
+        let words = Words::new(decode::message(
+            &body,
+            &[client_secret.expose_secret(), encoded],
+        ));
         if matches!(status.as_u16(), 400 | 401 | 403) {
             return Err(Failed::give_up(Error::Unauthenticated {
                 what: format!(
-                    "JumpCloud refused the OAuth client credentials ({} answered {}{}{message}). \
+                    "JumpCloud refused the OAuth client credentials ({} answered {}). \
                      Check client id and client secret, that the secret has not expired, and that \
                      the organisation lives in this region (--region us, eu or in)",
                     token_url.host_str().unwrap_or_default(),
                     status.as_u16(),
-                    if message.is_empty() { "" } else { ": " },
                 ),
+                words,
             }));
         }
-        let message = if status.is_redirection() {
+        let advice = if status.is_redirection() {
             redirect(location.as_deref(), token_url)
         } else {
-            message
+            String::new()
         };
         Err(Failed {
             error: Error::Http {
                 method: "POST",
                 endpoint: TOKEN_ENDPOINT,
                 status: status.as_u16(),
-                message,
+                advice,
+                words,
                 retry_after: asked,
             },
             next: match asked {
@@ -648,22 +649,6 @@ fn request_id(text: &str) -> Option<String> {
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-fn summary(error: &Error) -> String {
-    match error {
-        Error::Http { status, .. } => format!("status {status}"),
-        Error::Transport { kind, .. } => format!("no answer ({kind})"),
-        _ => "unreadable answer".to_owned(),
-    }
-}
-
-fn join(message: &str, more: &str) -> String {
-    if message.is_empty() {
-        more.to_owned()
-    } else {
-        format!("{message} ({more})")
-    }
 }
 
 fn redirect(location: Option<&str>, from: &Url) -> String {

@@ -595,13 +595,13 @@ fn is_duplicate(error: &Error) -> bool {
         Error::Http { status: 409, .. } => true,
         Error::Http {
             status: 400 | 422,
-            message,
+            words: Some(words),
             ..
         } => {
-            let message = message.to_lowercase();
+            let words = words.as_str().to_lowercase();
             ["exist", "duplicate", "unique", "taken", "in use"]
                 .iter()
-                .any(|word| message.contains(word))
+                .any(|sign| words.contains(sign))
         }
         _ => false,
     }

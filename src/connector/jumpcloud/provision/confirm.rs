@@ -147,7 +147,8 @@ mod tests {
             method: "POST",
             endpoint: "/x",
             status,
-            message: String::new(),
+            advice: String::new(),
+            words: None,
             retry_after: None,
         }
     }
