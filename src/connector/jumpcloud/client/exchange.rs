@@ -457,7 +457,7 @@ impl Shared {
                 if let Some(token) = kept.as_ref().filter(|token| now < token.refresh_at) {
                     return credential::bearer(&token.value);
                 }
-                // A token that still lives bridges a token endpoint that does not answer.
+                // A token that still lives bridges a token endpoint that does not answer, or refuses for a while.
                 let usable = kept.clone().filter(|token| now < token.expires_at);
                 let basic = credential::basic(client_id, client_secret)?;
                 let fetched = self
@@ -465,9 +465,8 @@ impl Shared {
                     .await;
                 let token = match (fetched, usable) {
                     (Ok(token), _) => token,
-                    (Err(error @ Error::Unauthenticated { .. }), _) => return Err(error),
                     (Err(error), Some(token)) => {
-                        tracing::debug!(http.endpoint = TOKEN_ENDPOINT, reason = %error,
+                        tracing::debug!(http.endpoint = TOKEN_ENDPOINT, reason = told(&error),
                             "JumpCloud access token could not be renewed yet; the current one still lives");
                         token
                     }
