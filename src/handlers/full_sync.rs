@@ -27,6 +27,7 @@ use super::{Context, Error, Kind, Outcome, TaskHandler};
 use crate::{
     clock::Clock,
     connector::{self, Connector},
+    control_plane,
     error::{Class, Classify as _, quoted},
     notice::Notice,
     proto::baton::{self, task::SyncFullTask, task::TaskType},
@@ -154,10 +155,11 @@ impl FullSync {
 
     async fn sync_and_upload(
         &self,
-        request: &SyncRequest,
+        wish: &Arc<Wish>,
         folder: &Arc<Folder>,
         context: Context<'_>,
     ) -> Result<(), Error> {
+        let request = &wish.request;
         let begun = Instant::now();
         let report = self.sync(request, folder, context).await?;
         let counts = self.guard.check(request, &report, self.clock.now()).await?;
@@ -179,9 +181,14 @@ impl FullSync {
                 uploaded.map_err(Error::Upload)?;
             }
         }
-        // At once: a later task that finds it must not upload it as news.
-        let retired = Arc::clone(folder);
-        blocking("let go of the uploaded sync", move || retired.retire()).await?;
+        // At once: a later task that finds it, or one that began before it, must not upload it as news.
+        let (uploaded, work_dir, wish) =
+            (Arc::clone(folder), self.work_dir.clone(), Arc::clone(wish));
+        blocking("let go of the uploaded sync", move || {
+            uploaded.supersede(&work_dir, &wish)?;
+            uploaded.retire()
+        })
+        .await?;
         if let Some(counts) = counts {
             self.guard.remember(counts).await;
         }
@@ -212,20 +219,20 @@ impl TaskHandler for FullSync {
         let Some(TaskType::SyncFull(options)) = &task.task_type else {
             return Err(Error::Unsupported { kind: context.kind });
         };
-        let request = request(options, &self.local, context.task_id)?;
         let work_dir = self.work_dir.clone();
-        let wish = Wish {
+        let wish = Arc::new(Wish {
             connector: Arc::clone(&self.connector),
-            request: request.clone(),
+            request: request(options, &self.local, context.task_id)?,
             now: self.clock.now(),
             max_age: self.local.resume_max_age,
-        };
+        });
+        let wanted = Arc::clone(&wish);
         let folder = blocking("create a temporary folder in the work folder", move || {
-            Folder::take(&work_dir, &wish)
+            Folder::take(&work_dir, &wanted)
         })
         .await?;
         let folder = Arc::new(folder);
-        let done = self.sync_and_upload(&request, &folder, context).await;
+        let done = self.sync_and_upload(&wish, &folder, context).await;
         let waits = match &done {
             Ok(()) => false,
             Err(error) => folder.is_kept() && !context.revoked.is_cancelled() && passes(error),
@@ -258,12 +265,17 @@ impl TaskHandler for FullSync {
 
 /// Whether the next attempt at a sync that failed so may go on with what there is.
 ///
-/// Not where the disk failed: what is kept may be what fills it.
+/// Not where the disk failed: what is kept may be what fills it. And not where what is kept is what failed: a file that is
+/// refused for good, or listings that were left out, which nobody would read again.
 fn passes(error: &Error) -> bool {
     match error {
-        Error::Stopped | Error::Upload(_) => true,
+        Error::Stopped => true,
+        Error::Upload(error) => {
+            matches!(error, control_plane::Error::Token { .. }) || error.class() != Class::Permanent
+        }
         Error::Sync(
             syncer::Error::File(_)
+            | syncer::Error::TooManyWarnings { .. }
             | syncer::Error::Validate(connector::Error::Local { .. })
             | syncer::Error::Connector {
                 source: connector::Error::Local { .. },

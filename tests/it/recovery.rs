@@ -357,6 +357,13 @@ async fn a_full_disk_fails_the_task_and_not_the_daemon() {
         daemon.pid.as_raw_nonzero(),
         folder.display()
     ));
+    // A sync that waits for its next attempt may be part of what fills the disk.
+    for _ in 0..3 {
+        scene.cloud.break_next_upload(1, Break::Stream);
+    }
+    let kept = scene.enqueue_sync();
+    assert!(!scene.finish(&kept).await.is_success());
+    assert_eq!(entries(&inside).len(), 1);
     let filler = inside.join("filler");
     let written = std::fs::write(&filler, vec![0; 9 * 1024 * 1024]);
     assert!(written.is_err(), "the disk must be full");

@@ -3,7 +3,9 @@
 //!
 //! Owns the names, the lock, and the decision whose left-over may be gone on with. Invariants: a folder is private and
 //! locked for as long as its owner lives; a left-over is gone on with only by the same version, for the same directory and
-//! configuration and the same request, within the age limit; folders of others are left alone. All functions block.
+//! configuration and the same request, within the age limit, and by nobody once a later one of its kind was uploaded;
+//! what is removed loses first what says whose it is, so that a death on the way leaves nothing to go on with; folders of
+//! others are left alone. All functions block.
 
 use std::{
     fs::{self, File, Permissions, TryLockError},
@@ -103,6 +105,8 @@ fn is_young(manifest: &Manifest, now: Timestamp, max_age: Duration) -> bool {
 pub(super) struct Folder {
     path: PathBuf,
     is_kept: bool,
+    /// When the first attempt began.
+    started_at: Timestamp,
     // Keeps the lock; released with the folder or with the process.
     _lock: File,
 }
@@ -122,16 +126,21 @@ impl Folder {
                     let folder = Self {
                         path,
                         is_kept: true,
+                        started_at: manifest.started_at,
                         _lock: lock,
                     };
-                    folder.write(
-                        MANIFEST,
-                        &Manifest {
-                            attempts: manifest.attempts + 1,
-                            ..manifest
-                        },
-                    )?;
-                    return Ok(folder);
+                    let counted = Manifest {
+                        attempts: manifest.attempts + 1,
+                        ..manifest
+                    };
+                    match folder.write(MANIFEST, &counted) {
+                        Ok(()) => return Ok(folder),
+                        // It may itself be what fills the disk.
+                        Err(error) => discard(
+                            &folder.path,
+                            &format!("its next attempt cannot be counted: {error}"),
+                        ),
+                    }
                 }
             }
         }
@@ -149,6 +158,7 @@ impl Folder {
             path: dir.keep(),
             // Until it says whose it is.
             is_kept: false,
+            started_at: wish.now,
             _lock: lock,
         };
         if wish.is_kept() {
@@ -178,8 +188,8 @@ impl Folder {
     }
 
     /// Whether what is in it may outlive this attempt.
-    pub(super) const fn is_kept(&self) -> bool {
-        self.is_kept
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept && self.path.join(MANIFEST).exists()
     }
 
     /// What an earlier attempt finished and did not upload.
@@ -202,15 +212,38 @@ impl Folder {
 
     /// Nobody goes on with this sync any more, whatever happens next.
     pub(super) fn retire(&self) -> io::Result<()> {
-        match fs::remove_file(self.path.join(MANIFEST)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        disown(&self.path)
+    }
+
+    /// Nobody goes on with an earlier sync of this kind any more: its file would tell ConductorOne what was true before
+    /// the one in this folder. One that still runs may end, and is not kept then.
+    pub(super) fn supersede(&self, work_dir: &Path, wish: &Wish) -> io::Result<()> {
+        if !self.is_kept {
+            return Ok(());
         }
+        for entry in fs::read_dir(work_dir)? {
+            let entry = entry?;
+            let path = entry.path();
+            if path == self.path || !is_ours(&entry) || check_private(&path).is_err() {
+                continue;
+            }
+            let is_earlier = manifest(&path).is_some_and(|other| {
+                other.started_at <= self.started_at
+                    && wish.fingerprint(&other.salt) == other.fingerprint
+            });
+            if is_earlier {
+                disown(&path)?;
+                if File::open(path.join(LOCK_FILE)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+                    discard(&path, "a later one was uploaded");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes everything.
     pub(super) fn remove(self) -> io::Result<()> {
-        fs::remove_dir_all(&self.path)
+        remove_all(&self.path)
     }
 
     fn write<T: Serialize>(&self, name: &str, content: &T) -> io::Result<()> {
@@ -223,12 +256,25 @@ impl Drop for Folder {
     /// not.
     fn drop(&mut self) {
         if (!self.is_kept || std::thread::panicking())
-            && let Err(error) = fs::remove_dir_all(&self.path)
+            && let Err(error) = remove_all(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(error = %error, "a temporary folder is left behind until the next start");
         }
     }
+}
+
+/// Takes away what says whose sync it is; without it nobody goes on with the rest.
+fn disown(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path.join(MANIFEST)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remove_all(path: &Path) -> io::Result<()> {
+    disown(path)?;
+    fs::remove_dir_all(path)
 }
 
 fn private(path: &Path) -> io::Result<File> {
@@ -246,7 +292,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 fn discard(path: &Path, reason: &str) {
     tracing::info!(folder = %path.display(), reason, "an unfinished sync is discarded");
-    if let Err(error) = fs::remove_dir_all(path) {
+    if let Err(error) = remove_all(path) {
         tracing::warn!(folder = %path.display(), error = %error, "it could not be removed");
     }
 }
@@ -344,7 +390,7 @@ fn remove_if_stale(
         tracing::info!(folder = %path.display(), "an unfinished sync waits for its next attempt");
         return Ok(false);
     }
-    fs::remove_dir_all(path)?;
+    remove_all(&path)?;
     Ok(true)
 }
 
@@ -465,6 +511,41 @@ mod tests {
         drop(folder);
         let next = Folder::take(work_dir.path(), &wish(1)).unwrap();
         assert_ne!(next.path(), path);
+    }
+
+    #[test]
+    fn an_uploaded_sync_takes_the_place_of_earlier_ones_of_its_kind_only() {
+        let work_dir = tempfile::tempdir().unwrap();
+        let take = |wish: &Wish| Folder::take(work_dir.path(), wish).unwrap();
+        let running = take(&wish(0));
+        let waiting = take(&wish(1));
+        let mut other = wish(2);
+        other.request.skip_grants = true;
+        let other = take(&other);
+        let uploaded = take(&wish(3));
+        let later = take(&wish(4));
+        let waiting_path = waiting.path().to_owned();
+        drop(waiting);
+
+        uploaded.supersede(work_dir.path(), &wish(3)).unwrap();
+
+        assert!(!waiting_path.exists());
+        assert!(running.path().exists() && !running.is_kept());
+        assert!(other.is_kept() && uploaded.is_kept() && later.is_kept());
+    }
+
+    #[test]
+    fn a_death_while_a_folder_is_removed_leaves_nothing_to_go_on_with() {
+        let work_dir = tempfile::tempdir().unwrap();
+        let folder = Folder::take(work_dir.path(), &wish(0)).unwrap();
+        let path = folder.path().to_owned();
+        // Behind a link the folder itself outlives its removal, as in a process that dies on the way.
+        let real = work_dir.path().join("real");
+        fs::rename(&path, &real).unwrap();
+        std::os::unix::fs::symlink(&real, &path).unwrap();
+        folder.remove().unwrap();
+        assert!(real.join(LOCK_FILE).exists());
+        assert!(manifest(&real).is_none());
     }
 
     #[test]

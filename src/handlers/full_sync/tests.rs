@@ -84,3 +84,54 @@ fn a_task_that_names_more_than_any_tenant_has_is_malformed() {
         assert!(error.to_string().contains(words), "{error}");
     }
 }
+
+#[test]
+fn what_failed_is_kept_for_the_next_attempt_only_where_it_can_serve_it() {
+    use crate::control_plane::{
+        Error as Peer,
+        auth::{Answer, TokenError},
+    };
+    use crate::error::Code;
+    let status = |code| Peer::Status {
+        operation: "UploadAsset",
+        code,
+        message: String::new(),
+        retry_after: None,
+    };
+    let kept = [
+        Error::Stopped,
+        Error::Upload(status(Code::Unavailable)),
+        Error::Upload(status(Code::NotFound)),
+        Error::Upload(status(Code::Unknown)),
+        Error::Upload(Peer::CutShort),
+        Error::Upload(Peer::Token {
+            operation: "UploadAsset",
+            source: TokenError::Refused {
+                answer: Answer {
+                    status: 404,
+                    error: None,
+                    description: None,
+                },
+            },
+        }),
+    ];
+    for error in kept {
+        assert!(passes(&error), "{error:?}");
+    }
+    let thrown_away = [
+        // The listings that were left out would not be read again.
+        Error::Sync(syncer::Error::TooManyWarnings {
+            warnings: 20,
+            completed: 100,
+            first: String::new(),
+        }),
+        Error::Upload(status(Code::InvalidArgument)),
+        Error::Upload(Peer::FileChanged {
+            expected: 2,
+            found: 1,
+        }),
+    ];
+    for error in thrown_away {
+        assert!(!passes(&error), "{error:?}");
+    }
+}
