@@ -39,6 +39,10 @@ where
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
+        // Our own disk does not heal by waiting, and what the sync holds there may be what fills it.
+        if matches!(error, connector::Error::Local { .. }) {
+            return Err(error);
+        }
         let asked = match error.class() {
             Class::Retryable => None,
             Class::Throttled(asked) => asked,
@@ -96,6 +100,26 @@ mod tests {
         ] {
             assert_eq!(delay(failures, asked), expected);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_of_our_own_disk_is_not_repeated() {
+        let calls = AtomicU32::new(0);
+        let full = || connector::Error::Local {
+            what: "the list of users cannot be kept".to_owned(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        };
+        let policy = Policy {
+            attempts: u32::MAX,
+            budget: Duration::from_hours(1),
+        };
+        let result = call(policy, "list", || {
+            calls.fetch_add(1, Ordering::Relaxed);
+            async { Err::<(), _>(full()) }
+        })
+        .await;
+        assert!(result.is_err());
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test(start_paused = true)]
