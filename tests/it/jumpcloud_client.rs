@@ -609,6 +609,25 @@ async fn odd_totals_are_tolerated() {
 }
 
 #[tokio::test]
+async fn a_total_that_its_own_page_disproves_does_not_end_a_listing() {
+    for (total, linked) in [(0, false), (99, false), (99, true), (100, true)] {
+        let server = Server::start(move |seen| {
+            let first = seen.index == 0;
+            let total = if first { total } else { 250 };
+            let mut page = ok(&json!({"totalCount": total, "results": window(&seen, 250)}));
+            if first && linked {
+                let next = "</api/systemusers?skip=100>; rel=\"next\"";
+                page.headers_mut().insert("link", next.parse().unwrap());
+            }
+            page
+        })
+        .await;
+        let ids = all(&server.client(), users()).await.unwrap();
+        assert_eq!(ids, (0..250).collect::<Vec<_>>(), "{total} {linked}");
+    }
+}
+
+#[tokio::test]
 async fn pages_that_are_shorter_than_asked_for_leave_no_gap() {
     let server = Server::start(|seen| {
         let skip = seen.number("skip");
@@ -1078,7 +1097,7 @@ async fn an_html_page_of_the_edge_becomes_a_short_message() {
     })
     .await;
     assert_eq!(
-        fails(&server.client()).await.to_string(),
+        chain(&fails(&server.client()).await),
         "GET /api/systemusers answered 502: an HTML page titled 502 Bad Gateway"
     );
 }
@@ -1492,12 +1511,13 @@ async fn refusals_say_which_credential_and_what_to_do() {
     let error = fails(&server.client()).await;
     assert!(matches!(error, Error::Unauthenticated { .. }));
     assert_eq!(error.class(), Class::Auth);
-    let text = error.to_string();
+    let text = chain(&error);
     for words in [
         "API key",
         "GET /api/systemusers",
         "127.0.0.1",
-        "401: Unauthorized",
+        "answered 401)",
+        ": Unauthorized",
         "--region",
         "--org-id",
     ] {
@@ -1507,7 +1527,7 @@ async fn refusals_say_which_credential_and_what_to_do() {
 
     let server = Server::start(|_| status(403, "Forbidden")).await;
     assert_eq!(
-        fails(&server.client()).await.to_string(),
+        chain(&fails(&server.client()).await),
         "GET /api/systemusers answered 403: Forbidden"
     );
     let server = Server::start(|_| status(402, "Payment Required")).await;
@@ -1647,7 +1667,7 @@ async fn the_token_endpoint_is_tried_again_and_its_refusal_explained() {
         .await;
         let error = fails(&server.oauth_client()).await;
         assert!(matches!(error, Error::Unauthenticated { .. }));
-        let text = error.to_string();
+        let text = chain(&error);
         for words in ["invalid_client", "client secret", "--region", "[redacted]"] {
             assert!(text.contains(words), "{words} in {text}");
         }

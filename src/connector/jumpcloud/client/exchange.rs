@@ -466,8 +466,11 @@ impl Shared {
                 let token = match (fetched, usable) {
                     (Ok(token), _) => token,
                     (Err(error), Some(token)) => {
-                        tracing::debug!(http.endpoint = TOKEN_ENDPOINT, reason = told(&error),
-                            "JumpCloud access token could not be renewed yet; the current one still lives");
+                        tracing::debug!(
+                            http.endpoint = TOKEN_ENDPOINT,
+                            reason = told(&error),
+                            "JumpCloud access token could not be renewed yet; the current one still lives"
+                        );
                         token
                     }
                     (Err(error), None) => return Err(error),

@@ -305,7 +305,9 @@ fn page<T: DeserializeOwned>(
     let linked = has_next(answer.link.as_deref(), url)?;
     let rows = u64::try_from(items.len()).unwrap_or(u64::MAX);
     let end = skip.saturating_add(rows);
-    let more = rows > 0 && total.map_or(linked || rows >= limit, |total| end < total);
+    // A total that the rows themselves exceed says nothing; to believe it would end the listing here.
+    let total = total.filter(|&total| rows == 0 || total >= end);
+    let more = rows > 0 && (linked || total.map_or(rows >= limit, |total| end < total));
     let mut hasher = DefaultHasher::new();
     rows_text(&answer.body).hash(&mut hasher);
     Ok(Found {
