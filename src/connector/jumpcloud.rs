@@ -128,9 +128,9 @@ impl JumpCloud {
     /// What `look` finds; `None` where it is certain that it is not there.
     ///
     /// A gateway that lost its routes answers 404 to everything, and its answers must not look like objects that are gone.
-    /// So "not found" is believed when the list of such objects answers, and `look` still finds nothing after that. Costs
+    /// So "not found" is believed when the lists of such objects answer, and `look` still finds nothing after that. Costs
     /// two calls more where nothing is found.
-    async fn find<T, F, Fut>(&self, list: Read, look: F) -> Result<Option<T>, Error>
+    async fn find<T, F, Fut>(&self, lists: &[Read], look: F) -> Result<Option<T>, Error>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, Error>>,
@@ -138,12 +138,14 @@ impl JumpCloud {
         if let Some(found) = absent(look().await)? {
             return Ok(Some(found));
         }
-        self.expect_list(list).await?;
+        for list in lists {
+            self.expect_list(list).await?;
+        }
         absent(look().await)
     }
 
     /// Fails while the answer to a whole list is "not found".
-    async fn expect_list(&self, list: Read) -> Result<(), Error> {
+    async fn expect_list(&self, list: &Read) -> Result<(), Error> {
         match absent(self.client.probe(&list.list()).await)? {
             Some(_) => Ok(()),
             None => Err(Error::Unconfirmed {

@@ -1247,6 +1247,23 @@ async fn what_is_not_found_while_nothing_is_found_is_not_deleted() {
         refused(result, Code::Unavailable, "404 (not found) to everything");
         rig.sim.clear_faults();
     }
+    // Nor is somebody nobody while no administrator is found.
+    let (_, admin) = administrator(&rig, &["Help Desk"]);
+    for path in ["/api/users/{id}", "/api/users"] {
+        rig.sim.add_fault(&format!("{path}@1-99:404")).unwrap();
+    }
+    let result = rig.delete("user", &admin.to_string()).await;
+    refused(result, Code::Unavailable, "404 (not found) to everything");
+    let scope = SyncScope {
+        sync_id: "after".to_owned(),
+        resource_type_ids: Vec::new(),
+        folder: None,
+    };
+    let result = rig
+        .connector
+        .get_resource(&scope, &resource_id("user", &admin.to_string()))
+        .await;
+    refused(result, Code::Unavailable, "404 (not found) to everything");
     assert!(rig.sim.user(user).is_some() && rig.sim.group(group).is_some());
     assert!(rig.plans().is_empty());
 }

@@ -120,7 +120,7 @@ impl JumpCloud {
         let ids = [id];
         let look = || self.client.get("/api/applications/{id}", &ids, &[]);
         let row: wire::Application =
-            self.find(Read::Applications, look)
+            self.find(&[Read::Applications], look)
                 .await?
                 .ok_or_else(|| Error::NotFound {
                     what: format!("application {}", clip(id, 64)),

@@ -72,7 +72,7 @@ impl JumpCloud {
     pub(super) async fn find_group(&self, id: &str) -> Result<Option<wire::UserGroup>, Error> {
         let ids = [id];
         let look = || self.client.get("/api/v2/usergroups/{id}", &ids, &[]);
-        self.find(Read::Groups, look).await
+        self.find(&[Read::Groups], look).await
     }
 
     /// One page of the members of a group.

@@ -191,7 +191,7 @@ impl JumpCloud {
             .as_ref()
             .is_err_and(|error| error.code() == Code::NotFound)
         {
-            self.expect_list(Read::Administrators).await?;
+            self.expect_list(&Read::Administrators).await?;
             found = look().await;
         }
         match found {

@@ -278,7 +278,9 @@ impl JumpCloud {
                 None => self.administrator_account(session, id).await,
             }
         };
-        let found = self.find(Read::Users, look).await?;
+        let found = self
+            .find(&[Read::Users, Read::Administrators], look)
+            .await?;
         found.ok_or_else(|| not_found(id))
     }
 
@@ -296,7 +298,7 @@ impl JumpCloud {
         id: &str,
         fields: &str,
     ) -> Result<Option<wire::SystemUser>, Error> {
-        self.find(Read::Users, || self.get_directory_user(id, fields))
+        self.find(&[Read::Users], || self.get_directory_user(id, fields))
             .await
     }
 

@@ -17,6 +17,7 @@ use super::{
         groups::{AUTOMATED, METHOD, RULE, how_members_come},
         ids::{GROUP, USER, grant},
         profile::{clip, text_of},
+        survey::Read,
         wire,
     },
     Named, Wish, already,
@@ -129,8 +130,11 @@ impl JumpCloud {
 
     /// What to say about an id that is no directory user's; `purpose` as for [`JumpCloud::person`].
     pub(super) async fn nobody(&self, id: &str, purpose: &str) -> Error {
-        match self.get_administrator(id).await {
-            Ok(_) => Error::Refused {
+        let found = self
+            .find(&[Read::Administrators], || self.get_administrator(id))
+            .await;
+        match found {
+            Ok(Some(_)) => Error::Refused {
                 what: format!(
                     "user {} is an administrator without a directory account, who cannot {purpose}: name the person's \
                      directory user instead, or make one first",
@@ -138,12 +142,10 @@ impl JumpCloud {
                 ),
             },
             // A key that may not read administrators has said enough about directory users.
-            Err(error) if matches!(error.code(), Code::NotFound | Code::PermissionDenied) => {
-                Error::NotFound {
-                    what: format!("user {}", clip(id, 64)),
-                }
-            }
-            Err(error) => error,
+            Err(error) if error.code() != Code::PermissionDenied => error,
+            Ok(None) | Err(_) => Error::NotFound {
+                what: format!("user {}", clip(id, 64)),
+            },
         }
     }
 
