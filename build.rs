@@ -41,6 +41,7 @@ fn main() -> Result<(), Error> {
     config.include_file("contract.rs");
     tonic_prost_build::configure()
         .build_server(env::var_os("CARGO_FEATURE_SIMULATOR").is_some())
+        .codec_path("crate::proto::codec::Bounded")
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds_with_config(descriptors, config)?;
     Ok(())

@@ -24,6 +24,8 @@ pub use tonic_types::pb::Status as RpcStatus;
 
 use prost::Name;
 
+pub mod codec;
+
 /// The descriptor set of `proto/`, as compiled by the build.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

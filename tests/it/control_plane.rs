@@ -764,6 +764,28 @@ async fn a_message_beyond_16_mib_is_refused_and_the_next_one_arrives() {
 }
 
 #[tokio::test]
+async fn a_message_of_more_fields_than_any_task_has_is_refused_before_it_is_made() {
+    let server = Server::start().await;
+    let mut many = task("a");
+    many.task_type = Some(TaskType::SyncFull(baton::task::SyncFullTask {
+        targeted_sync_resources: vec![Default::default(); 1_000_000],
+        ..Default::default()
+    }));
+    for tasks in [vec![many], vec![task("b")]] {
+        let batch = baton::BatonServiceGetTasksResponse {
+            tasks,
+            ..Default::default()
+        };
+        server.script.batches.lock().unwrap().push_back(batch);
+    }
+    let client = server.client();
+    let error = soon(client.next_tasks(1, Vec::new())).await.unwrap_err();
+    assert!(chain(&error).contains("more than 200000 fields"), "{error}");
+    let polled = soon(client.next_tasks(1, Vec::new())).await.unwrap();
+    assert_eq!(polled.tasks[0].id, "b");
+}
+
+#[tokio::test]
 async fn a_result_is_sent_as_success_or_as_error_with_a_status() {
     let server = Server::start().await;
     let client = server.client();
