@@ -895,6 +895,7 @@ async fn the_state_of_a_user_decides_the_status() {
     for (number, (row, _)) in cases.iter().enumerate() {
         let mut row = row.clone();
         row["_id"] = json!(format!("{number:024x}"));
+        row["username"] = json!(format!("user{number}"));
         tenant.list("/api/systemusers").push(row);
     }
     let synced = rig(tenant).await.sync().await;

@@ -544,10 +544,14 @@ pub struct Sso {
 }
 
 macro_rules! identified {
-    ($($row:ty),+) => {$(
+    ($($row:ident with $($field:ident)or+;)+) => {$(
         impl Identified for $row {
             fn identity(&self) -> Option<String> {
                 self.id().map(str::to_owned)
+            }
+
+            fn is_legible(&self) -> bool {
+                self.id().is_some() && ($(self.$field.is_some())||+)
             }
         }
 
@@ -560,7 +564,13 @@ macro_rules! identified {
     )+};
 }
 
-identified!(SystemUser, Administrator, UserGroup, Application);
+// JumpCloud has these fields in each row of the kind; one that lacks them all was spoilt on the way.
+identified! {
+    SystemUser with username or email;
+    Administrator with email or role_name;
+    UserGroup with name;
+    Application with name or display_name or display_label;
+}
 
 impl Identified for GraphObject {
     fn identity(&self) -> Option<String> {

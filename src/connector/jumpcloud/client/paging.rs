@@ -3,7 +3,8 @@
 //! A page always asks for [`LIMIT`] rows. A listing ends where its total says so, else with a short page; no page is
 //! asked for only to find it empty. Every page must bring rows that its total promises, must differ from the page before,
 //! and may point only to its own host, so that no peer can keep a walk going for ever or lead it elsewhere. A page of a
-//! walk whose rows mostly have no usable id is no page: what is left of it would look like objects that are gone.
+//! walk whose rows mostly have no usable id, or nothing beside it, is no page: what is left of it would look like objects
+//! that are gone, or access that was taken away.
 //!
 //! # Listings that change while they are read
 //!
@@ -235,17 +236,23 @@ pub(super) fn any_rows<T>(_rows: &[T]) -> Option<Problem> {
     None
 }
 
-/// Most rows tell what they are. An answer of which less can be read is worth another attempt, like one that is no JSON.
+/// Most rows tell what they are. An answer of which less can be read is worth another attempt, like one that is no JSON;
+/// people without status and administrators without roles would look like access taken away.
 fn identified<T: Identified>(rows: &[T]) -> Option<Problem> {
-    let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
-    let unclear = count(rows.iter().filter(|row| row.identity().is_none()).count());
-    let rows = count(rows.len());
-    lacks_too_much(unclear, rows).then(|| {
-        Problem::garbled(
-            "results",
-            format!("{unclear} of {rows} rows have no usable id, which would be a text of 1 to 256 bytes"),
-        )
-    })
+    let count = |is_odd: fn(&T) -> bool| {
+        u64::try_from(rows.iter().filter(|row| is_odd(row)).count()).unwrap_or(u64::MAX)
+    };
+    let of = count(|_| true);
+    let unnamed = count(|row| row.identity().is_none());
+    let empty = count(|row| !row.is_legible());
+    let words = if lacks_too_much(unnamed, of) {
+        format!("{unnamed} of {of} rows have no usable id, which would be a text of 1 to 256 bytes")
+    } else if empty > 1 && lacks_too_much(empty, of) {
+        format!("{empty} of {of} rows say nothing beside an id")
+    } else {
+        return None;
+    };
+    Some(Problem::garbled("results", words))
 }
 
 fn checked_id(id: &str) -> Result<&str, &'static str> {
@@ -371,6 +378,11 @@ fn has_next(link: Option<&str>, from: &Url) -> Result<bool, Problem> {
 pub trait Identified {
     /// A text that no other row of the listing has; `None` where the row does not tell.
     fn identity(&self) -> Option<String>;
+
+    /// Whether the row says enough of what it is to stand for it.
+    fn is_legible(&self) -> bool {
+        self.identity().is_some()
+    }
 }
 
 /// One page of a walk, with the rows that were read again to connect it.
