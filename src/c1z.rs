@@ -153,6 +153,12 @@ pub enum Error {
     /// The file holds no finished sync.
     #[error("the file holds no finished sync")]
     NoFinishedSync,
+    /// A write failed before, and may have taken rows along that were not committed yet.
+    #[error(
+        "a write to the working database failed before this one; nothing more is written to it, so that it never says to \
+         hold rows that it lost"
+    )]
+    InDoubt,
     /// The thread that owns the database ended early.
     #[error("the writer of the file stopped unexpectedly")]
     Stopped,
@@ -197,6 +203,7 @@ impl Classify for Error {
                 transient: true, ..
             }
             | Self::NoRoom { .. }
+            | Self::InDoubt
             | Self::Stopped => Class::Retryable,
             Self::NoFinishedSync => Class::NotFound,
             Self::Database { .. }
@@ -218,7 +225,9 @@ impl Classify for Error {
     fn code(&self) -> Code {
         match self {
             Self::Cancelled => Code::Cancelled,
-            Self::Io { .. } | Self::Database { .. } | Self::Stopped => Code::Internal,
+            Self::Io { .. } | Self::Database { .. } | Self::InDoubt | Self::Stopped => {
+                Code::Internal
+            }
             Self::NoFinishedSync => Code::NotFound,
             Self::FormatV3 => Code::Unimplemented,
             Self::TooLarge { .. }

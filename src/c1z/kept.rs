@@ -207,7 +207,8 @@ impl Store {
 
     /// Commits everything so far together with the state of the engine.
     ///
-    /// It is on the disk when the system writes it there; the process may be killed at any moment.
+    /// It is on the disk when the system writes it there; the process may be killed at any moment. Refused once a write
+    /// failed, so that what is kept is the state before that write.
     pub fn checkpoint(&mut self, state: &str) -> Result<(), Error> {
         self.begin()?;
         self.connection
@@ -216,7 +217,7 @@ impl Store {
             )
             .and_then(|mut update| update.execute(params![self.sync_id, state]))
             .map_err(Error::database("write a checkpoint"))?;
-        self.commit()
+        self.commit_write()
     }
 
     /// Deletes rows that will be read again.
@@ -243,7 +244,8 @@ impl Store {
                 )
                 .map(drop),
         }
-        .map_err(Error::database("forget rows"))
+        .map_err(Error::database("forget rows"))?;
+        self.wrote(0)
     }
 
     /// A resource by its row.
@@ -319,6 +321,88 @@ mod tests {
         assert_eq!(store.count_resources("group", i64::MAX).unwrap(), 1);
         assert!(store.resource_at(1).unwrap().is_some());
         assert!(store.resource_at(2).unwrap().is_none());
+    }
+
+    /// Whether a store refuses all further writes, and what its folder holds is the first checkpoint with its one row.
+    fn assert_refuses_and_keeps_the_first_checkpoint(mut store: Store, folder: &Path) {
+        let now = start().started_at;
+        let refused = [
+            store.checkpoint("{\"at\":2}"),
+            store.put_resources(&[group("c")], now),
+            store.forget(&Forgotten::Resources(None)),
+            store.checkpoint("{\"at\":3}"),
+        ];
+        for result in refused {
+            assert!(matches!(result, Err(Error::InDoubt)), "{result:?}");
+        }
+        let finish = super::super::Finish {
+            ended_at: now,
+            token: String::new(),
+            supports_diff: true,
+            invariants: None,
+            step_durations_ms: std::collections::BTreeMap::default(),
+        };
+        assert!(matches!(store.finish(&finish, true), Err(Error::InDoubt)));
+        drop(store);
+        let (store, found) = reopened(folder).unwrap().unwrap();
+        assert_eq!(found.checkpoint, "{\"at\":1}");
+        assert!(!found.has_ended);
+        assert_eq!(store.count_resources("group", i64::MAX).unwrap(), 1);
+    }
+
+    #[test]
+    fn no_checkpoint_follows_a_write_that_took_the_rows_before_it_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = kept(folder.path());
+        let now = start().started_at;
+        store.put_resources(&[group("a")], now).unwrap();
+        store.checkpoint("{\"at\":1}").unwrap();
+        // What SQLite does by itself when the disk is full, on an I/O error and on an interrupt.
+        store
+            .connection
+            .execute_batch(
+                "create temp trigger full before insert on main.v1_resources when new.external_id like '%b2%'
+                 begin select raise(rollback, 'no room'); end",
+            )
+            .unwrap();
+        store.put_resources(&[group("b1")], now).unwrap();
+        store.put_resources(&[group("b2")], now).unwrap_err();
+        assert!(store.connection.is_autocommit(), "rolled back");
+        assert_refuses_and_keeps_the_first_checkpoint(store, folder.path());
+    }
+
+    #[test]
+    fn no_checkpoint_follows_a_write_for_which_there_was_no_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = kept(folder.path());
+        let now = start().started_at;
+        store.put_resources(&[group("a")], now).unwrap();
+        store.checkpoint("{\"at\":1}").unwrap();
+        store
+            .connection
+            .query_row("pragma max_page_count = 1", [], |_row| Ok(()))
+            .unwrap();
+        let many: Vec<_> = (0..2000).map(|number| group(&number.to_string())).collect();
+        let error = store.put_resources(&many, now).unwrap_err();
+        assert!(
+            matches!(error, Error::Database { transient, .. } if transient),
+            "{error:?}"
+        );
+        assert_refuses_and_keeps_the_first_checkpoint(store, folder.path());
+    }
+
+    #[test]
+    fn no_checkpoint_follows_a_commit_that_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = kept(folder.path());
+        let now = start().started_at;
+        store.put_resources(&[group("a")], now).unwrap();
+        store.checkpoint("{\"at\":1}").unwrap();
+        store.put_resources(&[group("b")], now).unwrap();
+        store.connection.execute_batch("rollback").unwrap();
+        let many: Vec<_> = (0..9000).map(|_| v2::Resource::default()).collect();
+        store.put_resources(&many, now).unwrap_err();
+        assert_refuses_and_keeps_the_first_checkpoint(store, folder.path());
     }
 
     #[test]

@@ -146,6 +146,8 @@ pub struct Store {
     cancel: CancellationToken,
     /// Rows since the transaction began; `None` outside one.
     open_rows: Option<usize>,
+    /// A write is under way or failed. One that fails, or is interrupted, can take the whole transaction with it.
+    in_doubt: bool,
 }
 
 impl fmt::Debug for Store {
@@ -225,6 +227,7 @@ impl Store {
             sync_id: start.sync_id.clone(),
             cancel,
             open_rows: None,
+            in_doubt: false,
             kept,
         })
     }
@@ -242,8 +245,21 @@ impl Store {
         }
     }
 
+    /// After a write that failed there is none any more: rows before it may be gone, and a checkpoint must not say that
+    /// they are there.
+    fn check_whole(&self) -> Result<(), Error> {
+        if self.in_doubt {
+            Err(Error::InDoubt)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Begins a write. It ends with [`Store::wrote`] or [`Store::commit_write`]; one that does not failed, and is the last.
     pub(super) fn begin(&mut self) -> Result<(), Error> {
         self.check_cancelled()?;
+        self.check_whole()?;
+        self.in_doubt = true;
         if self.open_rows.is_none() {
             self.connection
                 .execute_batch("begin")
@@ -253,23 +269,34 @@ impl Store {
         Ok(())
     }
 
-    fn wrote(&mut self, rows: usize) -> Result<(), Error> {
+    /// Ends a write.
+    pub(super) fn wrote(&mut self, rows: usize) -> Result<(), Error> {
         if let Some(open) = &mut self.open_rows {
             *open += rows;
             if *open >= ROWS_PER_TRANSACTION {
-                return self.commit();
+                return self.commit_write();
             }
         }
+        self.in_doubt = false;
         Ok(())
     }
 
-    pub(super) fn commit(&mut self) -> Result<(), Error> {
+    /// Ends a write and commits it, and all before it.
+    pub(super) fn commit_write(&mut self) -> Result<(), Error> {
+        self.in_doubt = true;
         if self.open_rows.take().is_some() {
             self.connection
                 .execute_batch("commit")
                 .map_err(Error::database("write its pages"))?;
         }
+        self.in_doubt = false;
         Ok(())
+    }
+
+    /// Commits what was written.
+    fn commit(&mut self) -> Result<(), Error> {
+        self.check_whole()?;
+        self.commit_write()
     }
 
     /// Writes resource types; one with the id of an earlier one replaces its data.
@@ -509,10 +536,10 @@ impl Store {
 
     /// Writes a grant that expansion made, for a pair that has none; `false` when its id is taken by another pair.
     pub fn put_inherited(&mut self, grant: &v2::Grant, now: Timestamp) -> Result<bool, Error> {
-        self.begin()?;
         let Some(keys) = GrantKeys::of(grant) else {
             return Ok(false);
         };
+        self.begin()?;
         let written = self.insert_grant(grant, keys, None, &time_text::format(now))?;
         self.wrote(1)?;
         Ok(written)
