@@ -10,7 +10,13 @@ use std::{collections::VecDeque, fmt, path::Path};
 
 use jiff::Timestamp;
 use prost::Message;
-use rusqlite::{Connection, OpenFlags, Row, config::DbConfig, limits::Limit, params, types::Value};
+use rusqlite::{
+    Connection, OpenFlags, Row,
+    config::DbConfig,
+    limits::Limit,
+    params,
+    types::{Value, ValueRef},
+};
 
 use super::{
     Counts, Error, Limits, envelope,
@@ -26,12 +32,18 @@ use crate::{
 /// Rows fetched at once by a listing, and after how many bytes of them the page ends.
 const PAGE: usize = 500;
 const PAGE_BYTES: usize = 16 << 20;
+/// Where the message of a row is, and its expansion data if it has any.
+const BLOBS: [usize; 2] = [1, 2];
+/// How many columns of a sync are read.
+const SYNC_COLUMNS: usize = 11;
 /// The longest value of a row, in bytes, and the longest statement of the schema.
 const MAX_VALUE: i32 = 32 << 20;
 const MAX_SCHEMA_TEXT: i32 = 64 << 10;
 /// The most syncs of a file, and the most kinds of rows that are counted.
 const MAX_SYNCS: usize = 10_000;
 const MAX_KINDS: usize = 100_000;
+/// The most bytes of their texts together.
+const MAX_TEXT_BYTES: usize = 64 << 20;
 
 /// An open file.
 pub struct Reader {
@@ -168,6 +180,7 @@ impl Reader {
             .map_err(read())?;
         let mut rows = select.query([]).map_err(read())?;
         let mut syncs = Vec::new();
+        let mut bytes = 0;
         while let Some(row) = rows.next().map_err(read())? {
             if syncs.len() == MAX_SYNCS {
                 return Err(Error::TooMany {
@@ -175,6 +188,8 @@ impl Reader {
                     limit: MAX_SYNCS,
                 });
             }
+            bytes += (0..SYNC_COLUMNS).map(|at| length(row, at)).sum::<usize>();
+            check_texts("bytes in the texts of its syncs", bytes)?;
             let started: String = row.get(3).map_err(read())?;
             let ended: Option<String> = row.get(4).map_err(read())?;
             let id: i64 = row.get(0).map_err(read())?;
@@ -219,8 +234,11 @@ impl Reader {
                 .query_map([sync_id], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))
                 .map_err(read())?;
             let mut counts = std::collections::BTreeMap::new();
+            let mut bytes = 0;
             for row in rows {
-                let (kind, count) = row.map_err(read())?;
+                let (kind, count): (String, u64) = row.map_err(read())?;
+                bytes += kind.len();
+                check_texts("bytes in the names of its resource types", bytes)?;
                 counts.insert(kind, count);
                 if counts.len() > MAX_KINDS {
                     return Err(Error::TooMany {
@@ -469,11 +487,7 @@ impl<M> Rows<'_, M> {
             self.buffer.push_back((self.read)(row, id)?);
             self.after = id;
             count += 1;
-            bytes += row
-                .get_ref(1)
-                .ok()
-                .and_then(|value| value.as_blob().ok())
-                .map_or(0, <[u8]>::len);
+            bytes += BLOBS.map(|at| length(row, at)).iter().sum::<usize>();
             if bytes > PAGE_BYTES {
                 return Ok(());
             }
@@ -497,6 +511,24 @@ impl<M> Iterator for Rows<'_, M> {
         }
         self.buffer.pop_front().map(Ok)
     }
+}
+
+/// The bytes of a text or a blob; everything else, a column that there is not included, counts nothing.
+fn length(row: &Row<'_>, at: usize) -> usize {
+    match row.get_ref(at) {
+        Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => bytes.len(),
+        _ => 0,
+    }
+}
+
+fn check_texts(what: &'static str, bytes: usize) -> Result<(), Error> {
+    if bytes > MAX_TEXT_BYTES {
+        return Err(Error::TooMany {
+            what,
+            limit: MAX_TEXT_BYTES,
+        });
+    }
+    Ok(())
 }
 
 fn text(value: &str) -> Value {
@@ -531,4 +563,72 @@ fn grant(row: &Row<'_>, id: i64) -> Result<StoredGrant, Error> {
             .transpose()?,
         needs_expansion: row.get(3).map_err(|_mistyped| column("needs_expansion"))?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::c1z::{Finish, Store, SyncStart};
+
+    #[test]
+    fn a_page_ends_by_the_bytes_of_messages_and_expansions_together() {
+        const MEBIBYTE: usize = 1 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        let start = SyncStart {
+            sync_id: "2ABCDEFGHIJKLMNOPQRSTUVWXYZ".to_owned(),
+            sync_type: "full".to_owned(),
+            started_at: now,
+        };
+        let id = |kind: &str, resource: String| v2::ResourceId {
+            resource_type: kind.to_owned(),
+            resource,
+            ..v2::ResourceId::default()
+        };
+        let resource = |id| v2::Resource {
+            id: Some(id),
+            ..v2::Resource::default()
+        };
+        let expansion = v2::GrantExpandable {
+            entitlement_ids: vec!["x".repeat(MEBIBYTE)],
+            ..v2::GrantExpandable::default()
+        };
+        let grants: Vec<_> = (0..40)
+            .map(|number: u32| v2::Grant {
+                id: number.to_string(),
+                entitlement: Some(v2::Entitlement {
+                    id: "member".to_owned(),
+                    resource: Some(resource(id("group", "g".to_owned()))),
+                    ..v2::Entitlement::default()
+                }),
+                principal: Some(resource(id("user", number.to_string()))),
+                annotations: vec![proto::pack(&expansion)],
+                ..v2::Grant::default()
+            })
+            .collect();
+        let cancel = tokio_util::sync::CancellationToken::new();
+        let mut store = Store::create(folder.path(), &start, cancel).unwrap();
+        assert_eq!(store.put_grants(grants, now).unwrap().expandable, 40);
+        let finish = Finish {
+            ended_at: now,
+            token: String::new(),
+            supports_diff: true,
+            invariants: None,
+            step_durations_ms: std::collections::BTreeMap::default(),
+        };
+        store.finish(&finish, true).unwrap();
+        let path = folder.path().join("sync.c1z");
+        store.seal(&path).unwrap();
+
+        let reader = Reader::open(&path, folder.path()).unwrap();
+        let mut rows = reader.grants(&start.sync_id, GrantFilter::All);
+        let mut count = 0;
+        while let Some(row) = rows.next() {
+            assert!(row.unwrap().expansion.is_some());
+            count += 1;
+            let most = PAGE_BYTES / MEBIBYTE;
+            assert!(rows.buffer.len() < most, "{} rows", rows.buffer.len());
+        }
+        assert_eq!(count, 40);
+    }
 }

@@ -53,6 +53,19 @@ fn count(reader: &Reader) -> Result<usize, Error> {
     Ok(rows)
 }
 
+/// As [`packed`], with as much behind it as keeps the file from looking like a bomb.
+fn packed_less(folder: &Path, database: &[u8]) -> PathBuf {
+    let path = packed(folder, database);
+    let mut file = fs::read(&path).unwrap();
+    let padding = u32::try_from(database.len() / 400).unwrap();
+    // A frame that readers skip.
+    file.extend(0x184D_2A50_u32.to_le_bytes());
+    file.extend(padding.to_le_bytes());
+    file.extend(vec![0; padding as usize]);
+    fs::write(&path, file).unwrap();
+    path
+}
+
 /// A frame of blocks that each say "the same byte 131,072 times" in four bytes.
 fn bomb(bytes: u64) -> Vec<u8> {
     let blocks = bytes / 0x2_0000;
@@ -186,6 +199,31 @@ fn more_syncs_and_types_than_any_file_has_are_refused() {
     ] {
         let database = seeds::changed(folder.path(), &seed("plain"), &sql);
         let reader = Reader::open(&packed(folder.path(), &database), folder.path()).unwrap();
+        let error = count(&reader).unwrap_err();
+        assert!(chain(&error).contains(words), "{error}");
+    }
+}
+
+#[test]
+fn syncs_and_types_of_more_than_64_mebibytes_are_refused() {
+    let folder = TempDir::new().unwrap();
+    // Neither is many, and no value of theirs is longer than one may be.
+    let syncs = "insert into v1_sync_runs (id, sync_id, started_at, sync_token) \
+         with recursive n(i) as (select 100 union all select i + 1 from n where i < 139) \
+         select i, i, '2026-01-01 00:00:00', printf('%.*c', 2000000, 'x') from n;";
+    let types = "insert into v1_resources (id, resource_type_id, external_id, data, sync_id, discovered_at) \
+         with recursive n(i) as (select 100 union all select i + 1 from n where i < 139) \
+         select i, i || printf('%.*c', 2000000, 'x'), i, x'', (select sync_id from v1_sync_runs), '' from n;";
+    for (sql, words) in [
+        (syncs, "more than 67108864 bytes in the texts of its syncs"),
+        (
+            types,
+            "more than 67108864 bytes in the names of its resource types",
+        ),
+    ] {
+        let database = seeds::changed(folder.path(), &seed("plain"), sql);
+        let path = packed_less(folder.path(), &database);
+        let reader = Reader::open(&path, folder.path()).unwrap();
         let error = count(&reader).unwrap_err();
         assert!(chain(&error).contains(words), "{error}");
     }
