@@ -7,7 +7,7 @@
 use std::{error::Error as StdError, io, net::IpAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Certificate, Response, redirect};
+use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, Response, redirect};
 use rustls::CertificateError;
 use url::{Host, Url};
 
@@ -56,39 +56,81 @@ pub enum BuildError {
     Client(#[source] reqwest::Error),
 }
 
+/// A client, which keeps what goes to this machine apart from all else: no proxy is ever asked to bring it there, and
+/// plain http is possible to nowhere but there.
+#[derive(Debug, Clone)]
+pub struct Client {
+    here: reqwest::Client,
+    away: reqwest::Client,
+}
+
+impl Client {
+    /// Begins a request.
+    pub fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        let client = if is_loopback(&url) {
+            &self.here
+        } else {
+            &self.away
+        };
+        client.request(method, url)
+    }
+}
+
 /// Builds a client.
 ///
 /// Trust roots are those of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured) and the extra ones. The proxy is
-/// that of the environment (`HTTPS_PROXY`, `NO_PROXY`), except where only loopback addresses are spoken to. Plain http is
-/// possible only where one of the addresses is a loopback one (see [`check_url`]).
-pub fn client(options: Options<'_>) -> Result<reqwest::Client, BuildError> {
-    let plain = options.urls.iter().any(|url| url.scheme() == "http");
-    let local = !options.urls.is_empty() && options.urls.iter().all(|url| is_loopback(url));
-    let mut builder = reqwest::Client::builder()
+/// that of the environment (`HTTPS_PROXY`, `NO_PROXY`), except for loopback addresses. Plain http is possible to the
+/// loopback addresses among the given ones alone (see [`check_url`]).
+pub fn client(options: Options<'_>) -> Result<Client, BuildError> {
+    let is_https = |url: &&Url| url.scheme() == "https";
+    let (here, away): (Vec<_>, Vec<_>) = options.urls.iter().partition(|url| is_loopback(url));
+    let build_here = || {
+        let builder = builder(options)
+            .https_only(here.iter().copied().all(is_https))
+            .no_proxy();
+        if options.extra_ca_pem.is_none() && !here.iter().copied().any(is_https) {
+            // Nothing is ever verified, so the system needs no trust roots; loading them takes its time.
+            builder
+                .tls_certs_only([])
+                .build()
+                .map_err(BuildError::Client)
+        } else {
+            trusting(builder, options.extra_ca_pem)
+        }
+    };
+    let build_away = || trusting(builder(options).https_only(true), options.extra_ca_pem);
+    // Where only one of the two is needed, it is both.
+    let (here, away) = if here.is_empty() {
+        let away = build_away()?;
+        (away.clone(), away)
+    } else if away.is_empty() {
+        let here = build_here()?;
+        (here.clone(), here)
+    } else {
+        (build_here()?, build_away()?)
+    };
+    Ok(Client { here, away })
+}
+
+fn builder(options: Options<'_>) -> ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(USER_AGENT)
         .redirect(redirect::Policy::none())
         .referer(false)
-        .https_only(!plain)
         .connect_timeout(CONNECT_TIMEOUT.min(options.timeout))
         .read_timeout(READ_TIMEOUT.min(options.timeout))
         .timeout(options.timeout)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MOST_IDLE)
-        .gzip(true);
-    if local {
-        builder = builder.no_proxy();
-    }
-    if local
-        && options.extra_ca_pem.is_none()
-        && options.urls.iter().all(|url| url.scheme() == "http")
-    {
-        // Nothing is ever verified, so the system needs no trust roots; loading them takes its time.
-        return builder
-            .tls_certs_only([])
-            .build()
-            .map_err(BuildError::Client);
-    }
-    if let Some(pem) = options.extra_ca_pem {
+        .gzip(true)
+}
+
+/// A client that trusts the roots of the system and these.
+fn trusting(
+    mut builder: ClientBuilder,
+    extra_ca_pem: Option<&[u8]>,
+) -> Result<reqwest::Client, BuildError> {
+    if let Some(pem) = extra_ca_pem {
         let certificates = Certificate::from_pem_bundle(pem).map_err(BuildError::Pem)?;
         if certificates.is_empty() {
             return Err(BuildError::NoCertificate);

@@ -505,3 +505,28 @@ async fn no_proxy_is_obeyed_for_the_directory() {
     run.ended().await;
     assert_eq!(proxy.heard(), "");
 }
+
+#[tokio::test]
+async fn no_proxy_is_asked_for_this_machine_whatever_else_is_spoken_to() {
+    let scene = Scene::start().await;
+    let proxy = OddProxy::answering(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").await;
+    let url = format!("http://{}", proxy.address);
+    // The directory is on this machine by plain http; Directory Insights is elsewhere.
+    let run = scene
+        .one_shot()
+        .flag("insights-url", "https://insights.directory.test")
+        .variable("HTTP_PROXY", &url)
+        .variable("HTTPS_PROXY", &url)
+        .variable("ALL_PROXY", &url)
+        .run()
+        .await;
+    run.expect(0);
+    let heard = proxy.heard();
+    for line in heard.lines().filter(|line| line.contains("HTTP/1.1")) {
+        assert!(
+            line.starts_with("CONNECT insights.directory.test:443 "),
+            "{heard}"
+        );
+    }
+    assert!(!heard.contains("x-api-key"), "{heard}");
+}

@@ -60,7 +60,7 @@ const GARBLED_ATTEMPTS: usize = 3;
 
 /// What all clones of a client share.
 pub(super) struct Shared {
-    pub(super) http: reqwest::Client,
+    pub(super) http: http::Client,
     pub(super) console_url: Url,
     pub(super) insights_url: Url,
     pub(super) org_id: Option<HeaderValue>,
@@ -534,7 +534,7 @@ impl Shared {
     ) -> Result<Token, Failed> {
         let request = self
             .http
-            .post(token_url.clone())
+            .request(reqwest::Method::POST, token_url.clone())
             .header(ACCEPT, "application/json")
             .header(reqwest::header::AUTHORIZATION, basic.clone())
             .form(&[("grant_type", "client_credentials"), ("scope", "api")]);
