@@ -40,6 +40,7 @@ use crate::{
 };
 
 const CREATE: &str = "user.create";
+const SEARCH: &str = "/api/search/systemusers";
 /// Rows of a page of search results.
 const HITS: usize = 100;
 /// How many pages of search results are read; a search for a short name may find thousands.
@@ -430,15 +431,18 @@ impl JumpCloud {
             // It only reads.
             let found = self
                 .client
-                .write::<_, rows::Hits>(
-                    Method::Post,
-                    "/api/search/systemusers",
-                    &[],
-                    Some(&body),
-                    Repeat::Always,
-                )
+                .write::<_, rows::Hits>(Method::Post, SEARCH, &[], Some(&body), Repeat::Always)
                 .await?;
             let count = found.value.results.len();
+            // Else the pages would hold a hundred times as much as they are thought to.
+            if count > HITS {
+                return Err(Error::Decode {
+                    method: "POST",
+                    endpoint: SEARCH,
+                    field: "results".to_owned(),
+                    problem: format!("{count} rows where at most {HITS} were asked for"),
+                });
+            }
             all.extend(found.value.results);
             if count < HITS {
                 break;

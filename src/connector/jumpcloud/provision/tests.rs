@@ -72,6 +72,8 @@ struct Tenant {
     fail_after_write: Option<u16>,
     /// How many reads it takes until a write shows.
     hidden_reads: usize,
+    /// How many users a page of every search has.
+    hits: Option<usize>,
 }
 
 fn pair(one: &str, other: &str) -> Pair {
@@ -309,6 +311,13 @@ async fn answer(State(shared): State<Shared>, request: HttpRequest<Body>) -> Res
         };
     }
     let body: Json = serde_json::from_slice(&body).unwrap_or_default();
+    let hits = shared.lock().unwrap().tenant.hits;
+    if let Some(hits) = hits.filter(|_| path == "/api/search/systemusers") {
+        let skip = body["skip"].as_u64().unwrap();
+        let user = |number: usize| json!({"_id": format!("{skip:012}{number:012}"), "email": format!("{number}@{skip}.example.com")});
+        let rows: Vec<_> = (0..hits).map(user).collect();
+        return reply(200, &json!({"totalCount": hits, "results": rows}), None);
+    }
     let (status, hang) = {
         let mut world = shared.lock().unwrap();
         world.writes.push(format!("{} {path} {body}", head.method));
@@ -1123,4 +1132,28 @@ async fn requests_about_the_same_thing_share_a_key() {
     assert_eq!(invoked, set(&["user:u1"]));
     let empty = v2::Grant::default();
     assert!(keys(Request::Revoke { grant: &empty }).is_empty());
+}
+
+#[tokio::test]
+async fn a_page_of_a_search_has_no_more_rows_than_were_asked_for() {
+    let searched = async |hits: usize, email: &str| {
+        let rig = rig(Tenant {
+            hits: Some(hits),
+            ..example()
+        })
+        .await;
+        rig.connector.manager_id(email).await
+    };
+    // On the second page, which is asked for because the first one is full.
+    let found = searched(100, "99@100.example.com").await.unwrap();
+    assert_eq!(found, format!("{:012}{:012}", 100, 99));
+    for hits in [101, 10_000] {
+        let error = searched(hits, "0@0.example.com").await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Decode { field, .. } if field == "results"),
+            "{error:?}"
+        );
+        let words = format!("{hits} rows where at most 100 were asked for");
+        assert!(error.to_string().contains(&words), "{error}");
+    }
 }
