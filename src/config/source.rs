@@ -9,8 +9,11 @@ use std::{
     ffi::OsString,
     fmt, fs,
     io::{self, IsTerminal, Read},
+    mem,
     path::{Path, PathBuf},
 };
+
+use zeroize::Zeroizing;
 
 /// What a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +32,8 @@ pub trait Source: fmt::Debug + Send + Sync {
     fn variable(&self, name: &str) -> Option<OsString>;
     /// The names of all environment variables that are valid UTF-8.
     fn variable_names(&self) -> Vec<String>;
-    /// The whole content of a file; one larger than `limit` bytes is an error of kind `FileTooLarge`.
+    /// The whole content of a file; one larger than `limit` bytes is an error of kind `FileTooLarge`. The buffer has room
+    /// for `limit` bytes.
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// What a path leads to, symbolic links followed.
     fn kind(&self, path: &Path) -> io::Result<PathKind>;
@@ -59,14 +63,15 @@ impl Source for SystemSource {
     }
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        let mut content = Vec::new();
-        fs::File::open(path)?
-            .take(limit.saturating_add(1))
-            .read_to_end(&mut content)?;
+        let most = limit.saturating_add(1);
+        // It may be a credential: a buffer that grew would leave its beginning behind in memory that is freed.
+        let mut content = Zeroizing::new(Vec::new());
+        content.try_reserve_exact(usize::try_from(most).unwrap_or(usize::MAX))?;
+        fs::File::open(path)?.take(most).read_to_end(&mut content)?;
         if u64::try_from(content.len()).unwrap_or(u64::MAX) > limit {
             return Err(too_large(limit));
         }
-        Ok(content)
+        Ok(mem::take(&mut content))
     }
 
     fn kind(&self, path: &Path) -> io::Result<PathKind> {
@@ -244,6 +249,17 @@ mod tests {
                 .kind(),
             io::ErrorKind::FileTooLarge
         );
+    }
+
+    #[test]
+    fn a_file_is_read_into_a_buffer_that_never_grew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for length in [0, 1, 33, 40_000, 0x1_0000] {
+            fs::write(&path, vec![b'x'; length]).unwrap();
+            let content = SystemSource.read(&path, 0x1_0000).unwrap();
+            assert_eq!((content.len(), content.capacity()), (length, 0x1_0001));
+        }
     }
 
     #[cfg(unix)]

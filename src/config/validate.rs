@@ -595,7 +595,11 @@ impl Resolver<'_> {
     fn certificates(&mut self, name: &'static str) -> Option<Vec<u8>> {
         let path = self.path(name)?;
         let content = match self.source.read(&path, CA_LIMIT) {
-            Ok(content) => content,
+            Ok(mut content) => {
+                // It is kept.
+                content.shrink_to_fit();
+                content
+            }
             Err(error) => {
                 let text = format!("cannot read {}: {error}", secret::shown(&path));
                 self.problem(name, text);
