@@ -54,6 +54,15 @@ pub enum Error {
         /// What was tried; that error repeats its sources itself.
         tried: String,
     },
+    /// A kubeconfig names a program that would fetch the credential.
+    #[error(
+        "the kubeconfig's user has {field}, which starts a program, and this process starts none; give the user a token, \
+         tokenFile or client-certificate and client-key, or run in the cluster with a service account"
+    )]
+    Program {
+        /// The field of the user.
+        field: &'static str,
+    },
     /// The way to the API that was found cannot be used.
     #[error("cannot make a client for the Kubernetes API; check KUBECONFIG or the service account")]
     Client {
@@ -72,13 +81,27 @@ pub enum Error {
 /// A client by the service account of this pod, or by `KUBECONFIG` where that is given.
 ///
 /// Reads files, and talks to nobody yet. The token is read again at least once a minute and the certificate authority
-/// when it changes, by `kube`, since both are replaced while a pod runs. No proxy is used but one that a kubeconfig names.
+/// when it changes, by `kube`, since both are replaced while a pod runs. A kubeconfig that has a program started for its
+/// credential is refused: it would inherit the environment, secrets included. No proxy is used but one that a kubeconfig names.
 pub async fn client() -> Result<Client, Error> {
-    let mut config = kube::Config::infer()
+    let config = kube::Config::infer()
         .await
         .map_err(|error| Error::NoAccess {
             tried: error.to_string(),
         })?;
+    client_of(config)
+}
+
+/// A client by what was found of a way to the API.
+fn client_of(mut config: kube::Config) -> Result<Client, Error> {
+    for (field, is_there) in [
+        ("exec", config.auth_info.exec.is_some()),
+        ("auth-provider", config.auth_info.auth_provider.is_some()),
+    ] {
+        if is_there {
+            return Err(Error::Program { field });
+        }
+    }
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.read_timeout = Some(READ_LIMIT);
     // Retries of its own would be silent, and up to minutes long: each part has its pace and tells its failures.

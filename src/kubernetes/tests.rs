@@ -238,3 +238,45 @@ fn two_processes_never_have_the_same_name() {
     let unknown = Pod { uid: None, ..pod };
     assert_ne!(identity(&unknown), identity(&unknown));
 }
+
+/// What `kube` makes of a kubeconfig whose user has this.
+async fn config_of(user: Value) -> kube::Config {
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+    });
+    let kubeconfig = serde_json::from_value(kubeconfig).unwrap();
+    kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_would_start_a_program_is_refused_and_nothing_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("started");
+    let exec = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+        "command": "touch", "args": [trace],
+    });
+    let provider = json!({
+        "name": "gcp",
+        "config": {"cmd-path": "touch", "cmd-args": trace, "token-key": "{.token}", "expiry-key": "{.expiry}"},
+    });
+    for (field, user) in [
+        ("exec", json!({"exec": exec})),
+        ("exec", json!({"exec": exec, "token": "SECRETSEED"})),
+        ("auth-provider", json!({"auth-provider": provider})),
+    ] {
+        let error = client_of(config_of(user).await).err().unwrap();
+        let text = chain(&error);
+        assert!(text.contains(&format!("has {field}, ")), "{text}");
+        assert!(text.contains("tokenFile"), "{text}");
+        assert!(!trace.exists(), "{field}");
+    }
+    for user in [json!({}), json!({"token": "SECRETSEED"})] {
+        client_of(config_of(user).await).unwrap();
+    }
+}
