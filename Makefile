@@ -7,7 +7,7 @@ FEATURES := --all-features
 # What the tests print, and what the programs print that they start.
 TEST_OUTPUT := target/test-output
 
-.PHONY: help build demo test test-process crash chaos soak rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests fuzz fuzz-build fuzz-smoke fuzz-corpus clean
+.PHONY: help build demo test test-process crash chaos soak rotation fmt fmt-check lint doc deny check acceptance conformance conformance-selftest test-cluster cluster-build bench sim musl musl-build image image-check image-push sbom chart manifests fuzz fuzz-check fuzz-build fuzz-smoke fuzz-corpus clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -57,7 +57,7 @@ deny: ## Check licences, bans and sources of every dependency (installs cargo-de
 	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --debug --version $(CARGO_DENY_VERSION)
 	$(CARGO) deny --locked $(FEATURES) check bans licenses sources
 
-check: fmt-check lint doc deny test ## Every gate
+check: fmt-check lint doc fuzz-check deny test ## Every gate
 
 acceptance: ## Sync a simulated tenant of 5,000 users and compare the file with the simulator's truth (CONNECTOR=path to judge that one)
 	$(if $(CONNECTOR),,$(CARGO) build --locked --release --bin baton-jumpcloud)
@@ -151,8 +151,13 @@ SECONDS ?= 600
 fuzz: fuzz-build ## Let libFuzzer look for input that breaks a property (TARGET=name for one target, SECONDS=600 each)
 	tests/fuzz.sh $(FUZZ_TARGET_DIR) $(SECONDS) $(or $(TARGET),$(FUZZ_TARGETS))
 
+fuzz-check: ## See whether the libFuzzer targets still compile, with the dependencies that doc and lint have checked
+	CARGO_TARGET_DIR=$(abspath $(or $(CARGO_TARGET_DIR),target)) $(CARGO) check --locked --manifest-path fuzz/Cargo.toml
+
+# cargo-fuzz takes no --locked; a lock file that does not fit ends it before.
 fuzz-build: ## Build the libFuzzer targets (installs cargo-fuzz once)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --debug --version $(CARGO_FUZZ_VERSION)
+	$(CARGO) fetch --locked --manifest-path fuzz/Cargo.toml
 	CARGO_TARGET_DIR=$(FUZZ_TARGET_DIR) $(FUZZ) build --sanitizer none --codegen-units 16
 
 fuzz-smoke: ## Run every fuzz target over its corpus and fixed changes of it, without libFuzzer
