@@ -240,6 +240,12 @@ pub enum Error {
     /// The change was stopped before anything was written.
     #[error("the change was stopped before anything was written")]
     Cancelled,
+    /// The change was asked to stop between two of its writes; what is left of it is done when it is asked for again.
+    #[error("{what}")]
+    Halted {
+        /// How far it came.
+        what: String,
+    },
     /// A failure on our own side, such as a full disk.
     #[error("{what}")]
     Local {
@@ -293,7 +299,7 @@ impl Classify for Error {
             Self::Transport { .. } | Self::Local { .. } | Self::Unconfirmed { .. } => {
                 Class::Retryable
             }
-            Self::Cancelled => Class::Cancelled,
+            Self::Cancelled | Self::Halted { .. } => Class::Cancelled,
             Self::NotFound { .. } => Class::NotFound,
             Self::Decode { .. }
             | Self::Invalid { .. }
@@ -315,7 +321,7 @@ impl Classify for Error {
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::Refused { .. } => Code::FailedPrecondition,
             Self::Unsupported { .. } => Code::Unimplemented,
-            Self::Cancelled => Code::Cancelled,
+            Self::Cancelled | Self::Halted { .. } => Code::Cancelled,
             Self::Permission { .. } => Code::PermissionDenied,
             Self::Unauthenticated { .. } => Code::Unauthenticated,
         }

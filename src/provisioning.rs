@@ -518,6 +518,11 @@ impl Classify for Error {
 
 impl Error {
     fn is_stop(&self) -> bool {
+        self.class() == Class::Cancelled
+    }
+
+    /// It was stopped before it did anything that the audit trail should know of.
+    fn is_stop_before_writing(&self) -> bool {
         matches!(
             self,
             Self::Cancelled | Self::Connector(connector::Error::Cancelled)
@@ -613,7 +618,7 @@ impl Provisioning {
 
     /// Makes a change, or gives the answer that it got before.
     ///
-    /// `id` names the change over all deliveries of the same task. `cancel` is obeyed before the first write. A dry run
+    /// `id` names the change over all deliveries of the same task. `cancel` is obeyed before a write. A dry run
     /// answers with [`Effect::Planned`] where something would be changed. Dropping the future is safe: the next attempt
     /// finds out how far this one came.
     pub async fn run(
@@ -721,7 +726,7 @@ impl Shared {
             .change(job, request, account, ticket, &recorder, cancel)
             .await;
         if let Err(error) = &result
-            && !error.is_stop()
+            && !error.is_stop_before_writing()
         {
             let plans = std::mem::take(&mut *lock(&recorder.planned));
             self.audit_failure(job, error, plans).await;

@@ -59,7 +59,8 @@ pub struct Change<'a> {
     pub earlier: Option<&'a Plan>,
     /// Where plans go.
     pub ledger: &'a dyn Ledger,
-    /// Asks to stop; obeyed before a write, not between a write and its confirmation.
+    /// Asks to stop; obeyed before a write, not between a write and its confirmation. Obeyed between two writes, it ends
+    /// the change with [`Error::Halted`].
     pub cancel: &'a CancellationToken,
 }
 

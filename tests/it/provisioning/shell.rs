@@ -1,5 +1,7 @@
 //! One change from a shell, and changes that are only planned.
 
+use std::time::Duration;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use baton_jumpcloud::{
     crypto::open::{KeyKind, RevealKey, reveal},
@@ -11,6 +13,7 @@ use baton_jumpcloud::{
     },
 };
 use prost::Message as _;
+use rustix::process::Signal;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -296,6 +299,75 @@ fn groups_of(world: &World, user: Id) -> usize {
         .count()
 }
 
+/// How a run of an action ended, by its id.
+async fn ended_run(world: &World, id: &str) -> v2::GetActionStatusResponse {
+    let status = async || {
+        let asked = world.cloud().enqueue(tasks::action_status("", id));
+        let finish = world.scene.finish(&asked).await;
+        assert!(finish.is_success(), "{}", finish.message());
+        let Some(FinalState::Success(success)) = finish.request.final_state else {
+            panic!("a success");
+        };
+        let response = success.response.unwrap();
+        v2::GetActionStatusResponse::decode(response.value.as_slice()).unwrap()
+    };
+    tokio::time::timeout(PATIENCE, async {
+        loop {
+            let status = status().await;
+            if status.status() != v2::BatonActionStatus::Running {
+                return status;
+            }
+        }
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn an_action_that_a_shutdown_stopped_between_two_writes_goes_on_at_the_next_start() {
+    let world = World::of(quick(conductorone::Config::default())).await;
+    let user = world.cast.member;
+    let groups = world.directory().truth().groups;
+    for (group, _) in groups.iter().filter(|(_, group)| !group.dynamic).take(6) {
+        world.set_member(*group, user, true);
+    }
+    let joined = groups_of(&world, user);
+    assert!(joined >= 6);
+    let slow = |latency: u64| {
+        world
+            .directory()
+            .change_behaviour(|behaviour| behaviour.latency = Duration::from_millis(latency));
+    };
+    slow(100);
+    let launch = world.provisioning();
+    let daemon = world.scene.serving(launch.clone()).await;
+    let arguments = tasks::structure(&json!({"user_id": user.to_string()}));
+    let task = world.cloud().enqueue(tasks::action_invoke(
+        "remove_user_from_all_groups",
+        "user",
+        arguments,
+    ));
+    tokio::time::timeout(PATIENCE, async {
+        while world.directory().writes().total() == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+    .unwrap();
+    daemon.signal(Signal::TERM);
+    drop(daemon.ended_leaving().await.expect(0));
+    let left = groups_of(&world, user);
+    assert!((1..joined).contains(&left), "{left} of {joined}");
+
+    slow(0);
+    let daemon = world.scene.serving(launch).await;
+    let ended = ended_run(&world, &task).await;
+    assert_eq!(ended.status(), v2::BatonActionStatus::Complete);
+    assert_eq!(groups_of(&world, user), 0);
+    assert_eq!(world.audited_successes(&task), 1);
+    world.end(daemon, &[]).await;
+}
+
 #[tokio::test]
 async fn an_action_that_a_dead_process_left_goes_on_at_the_next_start_and_is_found_by_its_id() {
     let world = World::of(quick(conductorone::Config::default())).await;
@@ -314,26 +386,7 @@ async fn an_action_that_a_dead_process_left_goes_on_at_the_next_start_and_is_fou
 
     // Nobody delivers the task again; the process goes on by itself.
     let daemon = world.scene.serving(launch).await;
-    let status = async || {
-        let asked = world.cloud().enqueue(tasks::action_status("", &task));
-        let finish = world.scene.finish(&asked).await;
-        assert!(finish.is_success(), "{}", finish.message());
-        let Some(FinalState::Success(success)) = finish.request.final_state else {
-            panic!("a success");
-        };
-        let response = success.response.unwrap();
-        v2::GetActionStatusResponse::decode(response.value.as_slice()).unwrap()
-    };
-    let ended = tokio::time::timeout(PATIENCE, async {
-        loop {
-            let status = status().await;
-            if status.status() != v2::BatonActionStatus::Running {
-                return status;
-            }
-        }
-    })
-    .await
-    .unwrap();
+    let ended = ended_run(&world, &task).await;
     assert_eq!(ended.status(), v2::BatonActionStatus::Complete);
     assert_eq!(groups_of(&world, user), 0);
 

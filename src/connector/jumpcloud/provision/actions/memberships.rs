@@ -73,7 +73,7 @@ impl JumpCloud {
                 return Err(if done == 0 {
                     Error::Cancelled
                 } else {
-                    Error::Unconfirmed {
+                    Error::Halted {
                         what: format!(
                             "the change was stopped after user {user} was taken out of {done} of {total} groups; ask again \
                              for the rest"
