@@ -128,10 +128,11 @@ const LISTS: [&str; 4] = [
 ];
 
 /// What can happen to a change of `JumpCloud` alone.
-const WRITES: [&str; 4] = [
+const WRITES: [&str; 5] = [
     "applied-no-response",
     "applied-500",
     "applied-503",
+    "applied-503=retry-after:1",
     "applied-504",
 ];
 

@@ -970,6 +970,7 @@ async fn changes() {
         "applied-no-response",
         "applied-500",
         "applied-503",
+        "applied-503=retry-after:1",
         "applied-504",
         "hang",
         "slow-drip=300ms",

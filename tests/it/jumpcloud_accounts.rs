@@ -1437,6 +1437,23 @@ async fn an_action_whose_answer_was_lost_or_came_late_succeeds() {
     }
 }
 
+/// The arguments of a scheduled change.
+fn at() -> [(&'static str, Value); 1] {
+    [("start_date", string_value("2027-01-31T17:00:00Z"))]
+}
+
+#[tokio::test]
+async fn a_change_that_was_scheduled_though_jumpcloud_asked_to_wait_is_not_scheduled_twice() {
+    let rig = Rig::new().await;
+    let user = rig.free_user(Status::Active);
+    rig.sim
+        .add_fault("POST /api/v2/bulk/userstates@1:applied-503=retry-after:1")
+        .unwrap();
+    let done = rig.act("schedule_suspend", user, &at()).await.unwrap();
+    assert_eq!(done.effect, Effect::Changed);
+    assert_eq!(rig.sim.writes().total(), 1);
+}
+
 #[tokio::test]
 async fn an_action_that_may_not_be_says_what_the_key_lacks() {
     for (name, arguments, user, _, _) in simple() {

@@ -177,7 +177,8 @@ pub enum Repeat {
     /// Twice is as good as once: the write is repeated like a read. A repeated removal may then find nothing (404), and a
     /// repeated addition what it made itself (409).
     Always,
-    /// Repeated only when it was surely not applied: no connection, a refused token, 429, 503 with `Retry-After`.
+    /// Repeated only when it was surely not applied: no connection, a refused token, 429. A 503 does not say so, with
+    /// `Retry-After` or without: a gateway may send it for a request that it has passed on.
     UnlessSent,
 }
 

@@ -46,6 +46,8 @@ pub enum Fault {
     AppliedNoResponse,
     /// `applied-504`: the request is served, a write takes place, and this status is answered.
     AppliedStatus(u16),
+    /// `applied-503=retry-after:1`: the same, with this `Retry-After`.
+    AppliedStatusAfter(u16, RetryAfter),
     /// `hang`: no answer, ever.
     Hang,
     /// `slow-drip=5s`: the body comes in small pieces over this time.
@@ -80,7 +82,8 @@ pub enum FaultError {
     /// The fault's name is unknown.
     #[error(
         "{0:?} is no fault; use a status from 400 to 599, 429=retry-after:TEXT, html-200, truncated-json, malformed-json, empty-body, wrong-types, null-fields, \
-         wrong-total, no-total, reset-mid-body, no-response, applied-no-response, applied-504, hang, slow-drip=5s, duplicate-page, endless-paging, \
+         wrong-total, no-total, reset-mid-body, no-response, applied-no-response, applied-504, \
+         applied-503=retry-after:TEXT, hang, slow-drip=5s, duplicate-page, endless-paging, \
          oversized-body=BYTES, cross-origin-link=URL or redirect=URL"
     )]
     Name(String),
@@ -118,6 +121,9 @@ impl fmt::Display for Fault {
             Self::Status(status) => write!(f, "{status}"),
             Self::StatusAfter(status, after) => write!(f, "{status}=retry-after:{after}"),
             Self::AppliedStatus(status) => write!(f, "applied-{status}"),
+            Self::AppliedStatusAfter(status, after) => {
+                write!(f, "applied-{status}=retry-after:{after}")
+            }
             Self::SlowDrip(over) => write!(f, "slow-drip={}ms", over.as_millis()),
             Self::EndlessPaging => f.write_str("endless-paging"),
             Self::OversizedBody(bytes) => write!(f, "oversized-body={bytes}"),
@@ -150,11 +156,20 @@ impl FromStr for Fault {
             return Ok(fault);
         }
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        if let Some(status) = status(name) {
-            return value
+        let (applied, of_name) = match name.strip_prefix("applied-") {
+            Some(rest) => (true, rest),
+            None => (false, name),
+        };
+        if let Some(status) = status(of_name) {
+            let after = value
                 .strip_prefix("retry-after:")
-                .map(|after| Self::StatusAfter(status, after.into()))
-                .ok_or_else(|| FaultError::Name(text.to_owned()));
+                .ok_or_else(|| FaultError::Name(text.to_owned()))?
+                .into();
+            return Ok(if applied {
+                Self::AppliedStatusAfter(status, after)
+            } else {
+                Self::StatusAfter(status, after)
+            });
         }
         let refused = |fault, problem| FaultError::Value {
             fault,
@@ -324,6 +339,7 @@ mod tests {
             "*@1:cross-origin-link=https://other.example.com",
             "POST /api/systemusers@1:applied-no-response",
             "PUT *@2+:applied-504",
+            "POST /api/v2/bulk/userstates@1:applied-503=retry-after:1",
         ] {
             let rule: FaultRule = text.parse().unwrap();
             assert_eq!(rule.to_string(), text);
@@ -358,6 +374,8 @@ mod tests {
             ("*@1:200", "is no fault"),
             ("*@1:explode", "is no fault"),
             ("*@1:429=soon", "is no fault"),
+            ("*@1:applied-503=soon", "is no fault"),
+            ("*@1:applied-200=retry-after:1", "is no fault"),
             ("*@forever:503", "says not when"),
             ("*@1:slow-drip=soon", "duration"),
             ("*@1:redirect=elsewhere", "URL"),

@@ -256,6 +256,12 @@ async fn answer(
         }
         Some(Fault::AppliedStatus(429)) => reply = throttled(&in_force),
         Some(Fault::AppliedStatus(status)) => reply = Reply::error(status, v2, None),
+        Some(Fault::AppliedStatusAfter(status, ref after)) => {
+            reply = Reply {
+                retry_after: after.value(Timestamp::now()),
+                ..Reply::error(status, v2, None)
+            };
+        }
         _ => {}
     }
     entry.status = reply.status;

@@ -138,7 +138,6 @@ impl Call {
     /// Whether another attempt after this failure could do twice what was asked for once.
     fn is_spent(&self, failed: &Failed) -> bool {
         matches!(self.verb, Verb::Write(_, Repeat::UnlessSent))
-            && matches!(failed.next, Next::Backoff | Next::BackoffBriefly)
             && failed.error.may_have_been_applied()
     }
 
