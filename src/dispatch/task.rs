@@ -20,7 +20,7 @@ use super::{
     pace::Backoff,
 };
 use crate::{
-    control_plane::TaskResult,
+    control_plane::{self, TaskResult},
     error::{Class, Classify, Code, chain},
     handlers::{Context, Kind},
     notice::Notice,
@@ -352,8 +352,12 @@ impl Job {
 
 /// Whether repeating the same report cannot help.
 ///
-/// An unknown code is what a proxy or a plain server error looks like, so it is tried again.
-fn is_refused(error: &crate::control_plane::Error) -> bool {
+/// An unknown code is what a proxy or a plain server error looks like, so it is tried again. So is a report for which
+/// there was no access token, whatever was said of that: ConductorOne has not seen the report.
+fn is_refused(error: &control_plane::Error) -> bool {
+    if matches!(error, control_plane::Error::Token { .. }) {
+        return false;
+    }
     match error.class() {
         Class::Permanent => error.code() != Code::Unknown,
         Class::NotFound => true,

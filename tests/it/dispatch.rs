@@ -776,18 +776,35 @@ async fn a_report_that_the_server_refuses_is_not_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_is_lost_and_counted_when_its_budget_is_spent() {
+async fn a_report_that_got_no_access_token_is_repeated() {
     let control = FakeControlPlane::new();
-    control.finish_goes_down(DOWN);
+    control.finish_fails([Fault::NoToken; 5]);
     control.hand_out([grant(1)]);
-    let rig = Plan::of(Does::Succeed).concurrency(1).start(&control);
-    let begun = Instant::now();
-    control.until(2, is_poll).await;
-    assert_within(begun.elapsed(), 4 * MINUTE, 5 * MINUTE);
+    let rig = Plan::of(Does::Succeed).start(&control);
+    control.until(6, is_finish).await;
+    sleep(10 * MINUTE).await;
+    assert_eq!(control.count(is_finish), 6);
     assert_eq!(
         (rig.count("tasks_reported"), rig.count("tasks_lost")),
-        (0, 1)
+        (1, 0)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_is_lost_and_counted_when_its_budget_is_spent() {
+    for fault in [DOWN, Fault::NoToken] {
+        let control = FakeControlPlane::new();
+        control.finish_goes_down(fault);
+        control.hand_out([grant(1)]);
+        let rig = Plan::of(Does::Succeed).concurrency(1).start(&control);
+        let begun = Instant::now();
+        control.until(2, is_poll).await;
+        assert_within(begun.elapsed(), 4 * MINUTE, 5 * MINUTE);
+        assert_eq!(
+            (rig.count("tasks_reported"), rig.count("tasks_lost")),
+            (0, 1)
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,10 @@ use baton_jumpcloud::{
         self, Connector, Page, SyncScope,
         provision::{Account, Change, Credential, Done, NewAccount, Provisioner, Request},
     },
-    control_plane::{ControlPlane, Error, HeartbeatReply, Polled, TaskResult},
+    control_plane::{
+        ControlPlane, Error, HeartbeatReply, Polled, TaskResult,
+        auth::{Answer, TokenError},
+    },
     crypto::seal::Plaintext,
     dispatch::{self, Settings},
     error::Code,
@@ -59,6 +62,8 @@ pub enum Fault {
     Code(Code),
     Throttle(Duration),
     Silence,
+    /// The call is never made: the token endpoint refuses.
+    NoToken,
 }
 
 impl Fault {
@@ -67,6 +72,18 @@ impl Fault {
             Self::Code(code) => (code, None),
             Self::Throttle(after) => (Code::ResourceExhausted, Some(after)),
             Self::Silence => std::future::pending().await,
+            Self::NoToken => {
+                return Error::Token {
+                    operation,
+                    source: TokenError::Refused {
+                        answer: Answer {
+                            status: 404,
+                            error: None,
+                            description: None,
+                        },
+                    },
+                };
+            }
         };
         Error::Status {
             operation,
