@@ -156,6 +156,42 @@ impl Rig {
         assert!(self.earlier.is_some());
     }
 
+    /// From now on a write shows a second later.
+    fn hide_writes(&self) {
+        self.sim
+            .change_behaviour(|behaviour| behaviour.hide_writes_for = Duration::from_secs(1));
+    }
+
+    /// Ends an attempt at a change as a death of the process does, right after its first write.
+    async fn cut_off<T>(&self, attempt: impl Future<Output = T>) {
+        let written = async {
+            while self.sim.writes().total() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = written => {}
+            _ended = attempt => panic!("the attempt ended before it was cut off"),
+        }
+    }
+
+    /// Makes a user an administrator.
+    async fn give_help_desk(&self, user: Id) -> Result<Done<Vec<v2::Grant>>, Error> {
+        let bare = |kind: &str, id: &str| v2::Resource {
+            id: Some(resource_id(kind, id)),
+            ..v2::Resource::default()
+        };
+        let entitlement = v2::Entitlement {
+            resource: Some(bare("role", "role_help_desk")),
+            ..v2::Entitlement::default()
+        };
+        let principal = bare("user", &user.to_string());
+        self.connector
+            .grant(&entitlement, &principal, self.change())
+            .await
+    }
+
     async fn create(&self, account: &NewAccount) -> Result<Done<Account>, Error> {
         self.connector
             .create_account("user", account, self.change())
@@ -1452,6 +1488,55 @@ async fn a_change_that_was_scheduled_though_jumpcloud_asked_to_wait_is_not_sched
     let done = rig.act("schedule_suspend", user, &at()).await.unwrap();
     assert_eq!(done.effect, Effect::Changed);
     assert_eq!(rig.sim.writes().total(), 1);
+}
+
+#[tokio::test]
+async fn a_second_delivery_waits_for_the_scheduled_change_of_the_first() {
+    let mut rig = Rig::new().await;
+    let user = rig.free_user(Status::Active);
+    rig.hide_writes();
+    rig.cut_off(rig.act("schedule_suspend", user, &at())).await;
+    rig.deliver_again();
+    let done = rig.act("schedule_suspend", user, &at()).await.unwrap();
+    assert_eq!(done.effect, Effect::Changed);
+    assert!(!text(&done, "scheduled_job_id").is_empty());
+    assert_eq!(rig.sim.writes().total(), 1);
+}
+
+#[tokio::test]
+async fn a_second_delivery_waits_for_the_administrator_of_the_first() {
+    let mut rig = Rig::new().await;
+    let user = rig.free_user(Status::Active);
+    rig.hide_writes();
+    rig.cut_off(rig.give_help_desk(user)).await;
+    rig.deliver_again();
+    let done = rig.give_help_desk(user).await.unwrap();
+    assert_eq!((done.effect, done.value.len()), (Effect::Changed, 1));
+    assert_eq!((rig.sim.writes().total(), rig.plans().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_administrator_who_exists_but_shows_late_is_found_after_the_refusal_of_another() {
+    for as_400 in [false, true] {
+        let rig = Rig::new().await;
+        let user = rig.free_user(Status::Active);
+        rig.hide_writes();
+        rig.sim
+            .change_behaviour(|behaviour| behaviour.duplicates_as_400 = as_400);
+        rig.cut_off(rig.give_help_desk(user)).await;
+        let done = rig.give_help_desk(user).await.unwrap();
+        assert_eq!((done.effect, done.value.len()), (Effect::AlreadyTrue, 1));
+        assert_eq!(rig.sim.writes().total(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_of_that_address_whom_nobody_shows_stays_a_refusal() {
+    let rig = Rig::new().await;
+    let user = rig.free_user(Status::Active);
+    rig.sim.add_fault("POST /api/users@1:409").unwrap();
+    let result = rig.give_help_desk(user).await;
+    refused(result, Code::AlreadyExists, "POST /api/users");
 }
 
 #[tokio::test]

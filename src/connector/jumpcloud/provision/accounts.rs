@@ -594,7 +594,7 @@ pub(super) fn is_suspended(row: &wire::SystemUser) -> bool {
 }
 
 /// Whether JumpCloud refused because something has to be unique. Its statuses differ, so its words count too.
-fn is_duplicate(error: &Error) -> bool {
+pub(super) fn is_duplicate(error: &Error) -> bool {
     match error {
         Error::Http { status: 409, .. } => true,
         Error::Http {

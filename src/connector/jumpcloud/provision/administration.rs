@@ -6,7 +6,7 @@
 //! Invariants: nothing is written unless the operator allows administrator roles; the administrator who owns the key in
 //! use is never changed; the last one who is not suspended and has the role Administrator With Billing keeps it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value as Json, json};
 
@@ -22,8 +22,10 @@ use super::{
         users::email,
         wire,
     },
-    Named, Wish, already,
-    confirm::{confirm, confirm_edge},
+    Named, Wish,
+    accounts::is_duplicate,
+    already,
+    confirm::{confirm, confirm_edge, settle},
     guard::{bills, linked_id},
     plan, planned,
 };
@@ -38,6 +40,7 @@ use crate::{
 
 /// The role without which nobody can administer the organisation.
 pub(super) const BILLING: &str = "Administrator With Billing";
+const CREATE: &str = "administrator.create";
 /// The role that errors name as an example.
 const EXAMPLE: &str = "Help Desk";
 
@@ -80,7 +83,16 @@ impl JumpCloud {
             });
         }
         let session = Session::default();
-        let administrators = self.administrators(&session).await?;
+        let ours = change.earlier.is_some_and(|plan| plan.operation == CREATE);
+        let made = if ours && wish.wants() {
+            self.made(whom.id).await?
+        } else {
+            None
+        };
+        let administrators = match made {
+            Some(administrators) => administrators,
+            None => self.administrators(&session).await?,
+        };
         match (wish, self.who(&administrators, whom.id).await?) {
             (wish, Who::Administrator { account, person }) => {
                 let scene = Scene {
@@ -282,7 +294,7 @@ impl JumpCloud {
         })?;
         let after = BTreeSet::from([role.id.to_owned()]);
         let plan = plan(
-            "administrator.create",
+            CREATE,
             whom,
             role,
             state(None, &BTreeSet::new()),
@@ -318,13 +330,36 @@ impl JumpCloud {
             Ok(made.map(|account| account.id.clone()))
         };
         let what = format!("making user {} an administrator", whom.id);
-        let (id, request_id) = confirm(&what, written, look).await?;
-        let principal = if self.settings.merge_administrators {
-            whom.id
-        } else {
-            &id
+        let value_of = |id: &str| {
+            let merged = self.settings.merge_administrators;
+            value(if merged { whom.id } else { id })
         };
-        Ok(Done::written(value(principal), request_id))
+        match written {
+            // It exists, by an earlier attempt or somebody else, and the list from which this one began did not show it.
+            Err(error) if is_duplicate(&error) => match settle(look).await? {
+                Some(id) => Ok(Done::unwritten(value_of(&id), already(change))),
+                None => Err(error),
+            },
+            written => {
+                let (id, request_id) = confirm(&what, written, look).await?;
+                Ok(Done::written(value_of(&id), request_id))
+            }
+        }
+    }
+
+    /// The administrators, once the one shows whom an earlier attempt may have made of this user.
+    async fn made(&self, user: &str) -> Result<Option<Arc<Administrators>>, Error> {
+        settle(|| async {
+            let now = self.administrators(&Session::default()).await?;
+            let shows = match self.who(&now, user).await {
+                Ok(who) => matches!(who, Who::Administrator { .. }),
+                // The user may show the link to an administrator before the list shows the administrator.
+                Err(Error::Refused { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            Ok(shows.then_some(now))
+        })
+        .await
     }
 
     async fn put_administrator(&self, id: &str, body: &Json) -> Result<Option<String>, Error> {

@@ -9,7 +9,7 @@ use super::{
             client::{Convention, List, Method, Repeat},
         },
         already,
-        confirm::confirm,
+        confirm::{confirm, settle},
         rows::Scheduled,
     },
     Mail, Outcome, START_DATE, plan, written,
@@ -21,6 +21,8 @@ use crate::{
     },
     proto::Struct,
 };
+
+const SCHEDULE: &str = "user.state.schedule";
 
 impl JumpCloud {
     /// Schedules a change of state; one that is scheduled for that very time already is enough.
@@ -39,14 +41,24 @@ impl JumpCloud {
                 .text("scheduled_job_id", job)
                 .text(START_DATE, Some(&start))
         };
-        if let Some(job) = self.scheduled(user, state, at).await? {
+        let look = || self.scheduled(user, state, at);
+        let ours = change
+            .earlier
+            .is_some_and(|plan| plan.operation == SCHEDULE);
+        let there = if ours {
+            // The job of an attempt that was cut off a moment ago may not show yet.
+            settle(look).await?
+        } else {
+            look().await?
+        };
+        if let Some(job) = there {
             return Ok(outcome(already(change), Some(&job)).done());
         }
         if state == "SUSPENDED" {
             self.spare_owner(&row).await?;
         }
         let plan = plan(
-            "user.state.schedule",
+            SCHEDULE,
             user,
             json!({"state": row.state}),
             json!({"state": state, "at": start}),
@@ -74,7 +86,7 @@ impl JumpCloud {
             )
             .await;
         let what = format!("scheduling a change of user {user}");
-        let (job, request_id) = confirm(&what, answer, || self.scheduled(user, state, at)).await?;
+        let (job, request_id) = confirm(&what, answer, look).await?;
         Ok(outcome(Effect::Changed, Some(&job))
             .request(request_id)
             .done())
