@@ -436,6 +436,41 @@ async fn a_refused_token_is_replaced_for_a_write_too() {
 }
 
 #[tokio::test]
+async fn a_credential_that_worked_is_tried_once_more_after_the_wait_for_another() {
+    // Whether the first answer is a success, how many refusals follow, and the requests and the end of the last call.
+    for (worked, refusals, calls, ends_well) in [
+        (true, 1, 2, true),
+        (true, 9, 2, false),
+        (false, 9, 1, false),
+    ] {
+        let first = usize::from(worked);
+        let server = Server::start(move |seen| {
+            if (first..first + refusals).contains(&seen.index) {
+                status(401, "Unauthorized")
+            } else {
+                wrapped(&seen, 0)
+            }
+        })
+        .await;
+        let mut settings = server.settings();
+        settings.rotation_wait = Duration::from_millis(200);
+        let client = Client::with_policy(settings, FAST).unwrap();
+        if worked {
+            client.page::<Row>(&users(), 0).await.unwrap();
+        }
+        let begun = Instant::now();
+        let result = client.page::<Row>(&users(), 0).await;
+        let waited = begun.elapsed() >= Duration::from_millis(200);
+        assert_eq!((server.calls() - first, waited), (calls, worked));
+        assert_eq!(result.is_ok(), ends_well, "{result:?}");
+        assert_eq!(client.standing().borrow().rejected, !ends_well);
+        if let Err(error) = result {
+            assert_eq!(error.code(), Code::Unauthenticated);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_error_never_repeats_a_password_of_the_request() {
     let password = "SECRETSEED \"quoted\"\tand spaced";
     for code in [400, 401, 409, 500] {

@@ -105,8 +105,8 @@ pub struct Settings {
     pub extra_ca_pem: Option<Vec<u8>>,
     /// The most requests in flight at once; the client starts lower and adapts.
     pub max_concurrency: usize,
-    /// How long a call waits for other credentials when those in use, which have worked, are refused. Zero where nobody
-    /// would bring others.
+    /// How long a call waits for other credentials when those in use, which have worked, are refused. When none come, these
+    /// are tried once more. Zero where nobody would bring others, and then they are not.
     pub rotation_wait: Duration,
 }
 

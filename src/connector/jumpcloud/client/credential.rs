@@ -83,7 +83,8 @@ impl Keyring {
     }
 
     /// This credential was refused for good. Waits for another one until `until`, if it ever worked: it may be in the
-    /// middle of a rotation. True when there is another.
+    /// middle of a rotation. True when another attempt may help: there is another credential, or the wait is over and
+    /// JumpCloud, which may have refused everybody for a while, is to be asked once more with this one.
     pub(super) async fn refused(&self, used: &Arc<Credential>, until: Instant) -> bool {
         let mut standing = self.standing();
         self.judge(used, true);
@@ -91,8 +92,12 @@ impl Keyring {
             return false;
         }
         let is_other = || !Arc::ptr_eq(used, &self.current.load());
+        if Instant::now() >= until {
+            return is_other();
+        }
         let other = standing.wait_for(|_standing| is_other());
-        matches!(timeout_at(until, other).await, Ok(Ok(_)))
+        // Nobody waits twice: from now on the time is up.
+        !matches!(timeout_at(until, other).await, Ok(Err(_closed)))
     }
 
     fn judge(&self, used: &Arc<Credential>, rejected: bool) {
