@@ -34,7 +34,7 @@ mod rows;
 mod shell;
 mod variants;
 
-pub use rows::{account, granted};
+pub use rows::{HELP_DESK_ID, account, administers, grant_role, granted};
 
 /// The organisation of every run.
 pub fn shape() -> Shape {

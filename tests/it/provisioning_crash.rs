@@ -1,6 +1,7 @@
-//! The daemon dies on the way from a task to its answer, again and again: at each step by a switch of its own, and at
-//! random moments by SIGKILL. Afterwards there is one account or one membership, one success in the audit file, and
-//! ConductorOne has an answer whose password is the one that JumpCloud holds.
+//! The daemon dies on the way from a task to its answer, again and again: at each step by a switch of its own, and by
+//! SIGKILL at random moments and right after JumpCloud has made the change. Afterwards there is one account, membership,
+//! administrator or access to an application, one success in the audit file, and ConductorOne has an answer whose password
+//! is the one that JumpCloud holds.
 //!
 //! A run is decided by its number alone, but for the moment at which the system lets the daemon die. A number that failed
 //! is run again with `BATON_CRASH_RUN=<number> cargo test --all-features --test it one_run -- --ignored`.
@@ -18,7 +19,7 @@ use serde_json::json;
 
 use crate::{
     daemon::{Launch, PATIENCE},
-    provisioning::{World, account, granted, secrets_of},
+    provisioning::{HELP_DESK_ID, World, account, administers, grant_role, granted, secrets_of},
 };
 
 /// The steps at which the daemon can be told to die, in the order in which a change passes them.
@@ -29,12 +30,20 @@ const STEPS: [&str; 8] = [
 const AT_ONCE: usize = 2;
 /// The longest time from the delivery of a task to SIGKILL.
 const LATEST_KILL_MS: u64 = 150;
+/// How long a new administrator does not show.
+const HIDDEN: Duration = Duration::from_millis(700);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Account,
     Membership,
+    /// A first role, which makes an administrator.
+    Role,
+    /// Access to an application.
+    Access,
 }
+
+const WISHES: [Wish; 4] = [Wish::Account, Wish::Membership, Wish::Role, Wish::Access];
 
 #[derive(Debug, Clone, Copy)]
 enum Death {
@@ -42,6 +51,8 @@ enum Death {
     At(&'static str),
     /// By SIGKILL, so long after the task was handed out.
     Kill(Duration),
+    /// By SIGKILL, once JumpCloud has made the change.
+    KillAtWrite,
 }
 
 /// What happens in one run.
@@ -57,11 +68,14 @@ impl Plan {
     fn of(number: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(number);
         let mut kill = || Death::Kill(Duration::from_micros(random.u64(0..LATEST_KILL_MS * 1000)));
-        let step = STEPS[usize::try_from(number / 4).unwrap() % STEPS.len()];
-        let first = if (number / 2).is_multiple_of(2) {
-            Death::At(step)
-        } else {
-            kill()
+        let number = usize::try_from(number).unwrap();
+        let of = number % WISHES.len();
+        let round = number / WISHES.len();
+        let first = match round % 3 {
+            // A few numbers in a row meet every step, if not with every wish.
+            0 => Death::At(STEPS[(round / 3 + 2 * of) % STEPS.len()]),
+            1 => Death::KillAtWrite,
+            _ => kill(),
         };
         let mut deaths = vec![first];
         // Every fifth run dies twice.
@@ -69,11 +83,7 @@ impl Plan {
             deaths.push(kill());
         }
         Self {
-            wish: if number.is_multiple_of(2) {
-                Wish::Account
-            } else {
-                Wish::Membership
-            },
+            wish: WISHES[of],
             deaths,
             latency: Duration::from_millis(random.u64(0..8)),
         }
@@ -89,6 +99,8 @@ impl Plan {
             Wish::Membership => {
                 world.grant(("group", world.cast.crew), ("user", world.cast.outsider))
             }
+            Wish::Role => grant_role(world, world.cast.outsider),
+            Wish::Access => world.grant(("app", world.cast.app), ("user", world.cast.outsider)),
         }
     }
 }
@@ -116,13 +128,26 @@ async fn live_and_die(world: &World, launch: &Launch, death: Death, task: &str) 
     let deliveries = world.cloud().task(task).unwrap().deliveries;
     let launch = match death {
         Death::At(step) => launch.clone().flag("simulate-crash-at", step),
-        Death::Kill(_) => launch.clone(),
+        Death::Kill(_) | Death::KillAtWrite => launch.clone(),
     };
     let daemon = launch.start();
     delivered(world, task, deliveries + 1).await;
-    if let Death::Kill(after) = death {
-        tokio::time::sleep(after).await;
-        daemon.signal(Signal::KILL);
+    match death {
+        Death::At(_) => {}
+        Death::Kill(after) => {
+            tokio::time::sleep(after).await;
+            daemon.signal(Signal::KILL);
+        }
+        Death::KillAtWrite => {
+            tokio::time::timeout(PATIENCE, async {
+                while world.directory().writes().total() == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await
+            .unwrap();
+            daemon.signal(Signal::KILL);
+        }
     }
     let exit = daemon.ended_leaving().await;
     assert_ne!(exit.code, Some(0), "the daemon ended well instead of dying");
@@ -132,10 +157,14 @@ async fn run(number: u64) {
     let plan = Plan::of(number);
     let world = World::of(conductorone::Config::default()).await;
     let before = world.directory().users_count();
-    world
-        .directory()
-        .change_behaviour(|behaviour| behaviour.latency = plan.latency);
-    let launch = world.provisioning();
+    world.directory().change_behaviour(|behaviour| {
+        behaviour.latency = plan.latency;
+        if plan.wish == Wish::Role {
+            // The administrator of the life before does not show yet.
+            behaviour.hide_writes_for = HIDDEN;
+        }
+    });
+    let launch = world.provisioning().switch("allow-administrator-roles");
     let task = world.cloud().enqueue(plan.task(&world));
     for death in &plan.deaths {
         live_and_die(&world, &launch, *death, &task).await;
@@ -202,6 +231,29 @@ fn judge(world: &World, plan: &Plan, task: &str, before: usize) {
             let (crew, user) = (crew.to_string(), user.to_string());
             granted(("group", &crew), ("user", &user), false).check("the grant", first);
         }
+        Wish::Role => {
+            let administrator = administers(world).unwrap().to_string();
+            assert_eq!(
+                writes.count("POST /api/users"),
+                1,
+                "{:?}",
+                writes.by_endpoint
+            );
+            let whom = ("user", administrator.as_str());
+            granted(("role", HELP_DESK_ID), whom, false).check("the grant", first);
+        }
+        Wish::Access => {
+            let (app, user) = (world.cast.app, world.cast.outsider);
+            assert!(world.directory().has_association(app, "user", user));
+            assert_eq!(
+                writes.count("POST /api/v2/applications/{id}/associations"),
+                1,
+                "{:?}",
+                writes.by_endpoint
+            );
+            let (app, user) = (app.to_string(), user.to_string());
+            granted(("app", &app), ("user", &user), false).check("the grant", first);
+        }
     }
     let successes = world.audited_successes(task);
     assert_eq!(successes, 1, "{:?}", world.audited());
@@ -248,8 +300,8 @@ async fn one_run() {
 }
 
 #[test]
-fn two_hundred_runs_meet_every_step_with_both_wishes() {
-    for wish in [Wish::Account, Wish::Membership] {
+fn two_hundred_runs_meet_every_step_with_every_wish() {
+    for wish in WISHES {
         for step in STEPS {
             let met = (0..200).map(Plan::of).any(|plan| {
                 plan.wish == wish

@@ -20,7 +20,7 @@ const EMAIL: &str = "Nova.Hire@example.com";
 const CREW: &str = "Quality Crew";
 const LATER: &str = "2031-05-06T07:08:09.000Z";
 const HELP_DESK: &str = "Help Desk";
-const HELP_DESK_ID: &str = "role_help_desk";
+pub const HELP_DESK_ID: &str = "role_help_desk";
 
 const MEMBERS: &str = "POST /api/v2/usergroups/{id}/members";
 const ACCESS: &str = "POST /api/v2/applications/{id}/associations";
@@ -283,7 +283,7 @@ fn remove_administrator(world: &World, id: Id) {
         .unwrap();
 }
 
-fn grant_role(world: &World, whom: Id) -> proto::baton::Task {
+pub fn grant_role(world: &World, whom: Id) -> proto::baton::Task {
     tasks::grant(
         world
             .synced
@@ -309,7 +309,8 @@ fn only_role(world: &World) -> String {
         .unwrap()
 }
 
-fn administers(world: &World) -> Option<Id> {
+/// The administrator that the outsider has become.
+pub fn administers(world: &World) -> Option<Id> {
     let email = world
         .directory()
         .inspect(|tenant| tenant.email_of(world.cast.outsider))
