@@ -244,9 +244,14 @@ impl Connector for JumpCloud {
                 _ => USER,
             };
             if self.settings.optional.iter().any(|it| it == resource_type) {
+                let too = if resource_type == GROUP {
+                    ", and with it the access to applications that groups give"
+                } else {
+                    ""
+                };
                 validation.warnings.push(format!(
                     "the JumpCloud key may not read {what}{why}: resource type {resource_type} is optional here and is \
-                     left out of the sync"
+                     left out of the sync{too}"
                 ));
                 validation.unreadable.push(resource_type.to_owned());
             } else {

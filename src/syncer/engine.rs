@@ -1109,6 +1109,15 @@ impl Engine<'_> {
             .filter(|each| filter.is_empty() || filter.contains(&each.id))
             .filter(|each| !self.unreadable.contains(&each.id))
             .collect();
+        if wanted.is_empty() && !self.unreadable.is_empty() {
+            return Err(Error::Validate(connector::Error::Permission {
+                what: format!(
+                    "the key may read none of the resource types that were asked for ({})",
+                    filter.join(", ")
+                ),
+                words: None,
+            }));
+        }
         let stored = wanted.clone();
         let now = self.environment.clock.now();
         self.writer

@@ -625,6 +625,13 @@ async fn validation_names_what_the_key_may_not_read() {
 
 /// The whole sync with the engine, into `sync.c1z` in the folder of the rig.
 async fn engine_sync(rig: &Rig) -> Result<syncer::Report, syncer::Error> {
+    engine_sync_of(rig, &syncer::SyncRequest::default()).await
+}
+
+async fn engine_sync_of(
+    rig: &Rig,
+    request: &syncer::SyncRequest,
+) -> Result<syncer::Report, syncer::Error> {
     let cancel = CancellationToken::new();
     let environment = syncer::Environment {
         work_dir: rig.folder.path(),
@@ -638,14 +645,7 @@ async fn engine_sync(rig: &Rig) -> Result<syncer::Report, syncer::Error> {
         ..syncer::Limits::default()
     };
     let target = rig.folder.path().join("sync.c1z");
-    syncer::sync_to_file_within(
-        &rig.connector,
-        &syncer::SyncRequest::default(),
-        environment,
-        limits,
-        &target,
-    )
-    .await
+    syncer::sync_to_file_within(&rig.connector, request, environment, limits, &target).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -688,6 +688,13 @@ async fn an_optional_type_that_may_not_be_read_is_left_out_whole_with_a_warning(
             let direct = u64::try_from(direct + truth.admins.len()).unwrap();
             assert_eq!(report.grants["app"], direct);
         }
+
+        let request = syncer::SyncRequest {
+            resource_type_ids: vec![optional.to_owned()],
+            ..syncer::SyncRequest::default()
+        };
+        let error = engine_sync_of(&rig, &request).await.unwrap_err();
+        assert_eq!(error.code(), Code::PermissionDenied);
 
         rig.sim.deny([denied, Collection::Administrators]);
         let error = rig.connector.validate().await.unwrap_err();

@@ -5,8 +5,8 @@
 //! the counts of the last uploaded sync of each kind, in memory and in the folder that outlives the process.
 //!
 //! Only whole syncs are compared and remembered: no partial ones, none of resources alone, no empty ones; and only with
-//! syncs of the same configuration and options. A type that a sync was told to leave out is not compared, and what is
-//! known of it is kept. Never fails a sync because its own memory fails: what cannot be read counts as not known.
+//! syncs of the same configuration and options. A type that could be read then and is left out now is lost.
+//! Never fails a sync because its own memory fails: what cannot be read counts as not known.
 
 use std::{collections::BTreeMap, fmt, sync::Mutex, time::Duration};
 
@@ -122,10 +122,7 @@ impl Counts {
         let mut losses = Vec::new();
         for (rows, before, now) in rows {
             for (resource_type, &before) in before {
-                // A type that was read is among the resources, be there none.
-                if !self.resources.contains_key(resource_type) {
-                    continue;
-                }
+                // A type that was left out has lost everything: to ConductorOne it makes no difference why.
                 let now = now.get(resource_type).copied().unwrap_or_default();
                 let lost = before.saturating_sub(now);
                 if lost >= FEW_ROWS
@@ -141,26 +138,6 @@ impl Counts {
             }
         }
         losses
-    }
-
-    /// Takes over what is known of types that this sync left out.
-    fn complete_from(&mut self, before: &Self) {
-        let left_out: Vec<_> = before
-            .resources
-            .keys()
-            .filter(|&resource_type| !self.resources.contains_key(resource_type))
-            .collect();
-        for resource_type in left_out {
-            for (into, from) in [
-                (&mut self.resources, &before.resources),
-                (&mut self.entitlements, &before.entitlements),
-                (&mut self.grants, &before.grants),
-            ] {
-                if let Some(&count) = from.get(resource_type) {
-                    into.insert(resource_type.clone(), count);
-                }
-            }
-        }
     }
 }
 
@@ -195,7 +172,7 @@ impl Guard {
             return Ok(None);
         }
         let fingerprint = self.fingerprint(request);
-        let mut counts = Counts::of(report, fingerprint, now);
+        let counts = Counts::of(report, fingerprint, now);
         let Some(before) = self.before(&counts.fingerprint).await else {
             return Ok(Some(counts));
         };
@@ -215,7 +192,6 @@ impl Guard {
                 "the directory has shrunk, which shrink-accept-until lets pass: {drops}"
             );
         }
-        counts.complete_from(&before);
         Ok(Some(counts))
     }
 

@@ -213,7 +213,7 @@ async fn syncs_of_other_options_or_configurations_have_counts_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_type_that_was_left_out_is_held_against_the_last_sync_that_had_it() {
+async fn a_type_that_is_left_out_and_was_there_is_lost() {
     let both = |count| Report {
         resources: rows(&[("group", count), ("user", 100)]),
         grants: rows(&[("group", count * 2)]),
@@ -221,15 +221,26 @@ async fn a_type_that_was_left_out_is_held_against_the_last_sync_that_had_it() {
     };
     let guard = Guard::default();
     sync(&guard, &both(50)).await.unwrap();
-    sync(&guard, &users(100)).await.unwrap();
-    sync(&guard, &users(90)).await.unwrap();
-    let error = sync(&guard, &both(2)).await.unwrap_err();
+    let error = sync(&guard, &users(100)).await.unwrap_err();
     assert!(
         error.to_string().contains(
-            "resources of type group fell from 50 to 2, grants of type group fell from 100 to 4"
+            "resources of type group fell from 50 to 0, grants of type group fell from 100 to 0"
         ),
         "{error}"
     );
+    // Where that was accepted, it is how things are.
+    let guard = Guard::new(
+        Settings {
+            accept_until: Some(at(2000)),
+            ..Settings::default()
+        },
+        None,
+    );
+    let request = SyncRequest::default();
+    for (second, report) in [(1000, both(50)), (1001, users(100)), (3000, users(90))] {
+        let counts = guard.check(&request, &report, at(second)).await.unwrap();
+        guard.remember(counts.unwrap()).await;
+    }
 }
 
 #[tokio::test]
