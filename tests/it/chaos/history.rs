@@ -41,13 +41,19 @@ impl fmt::Display for Thing {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fact {
     Is(Thing),
-    Has { on: Thing, whom: Thing },
+    /// The account of a directory user is enabled.
+    Works(Thing),
+    Has {
+        on: Thing,
+        whom: Thing,
+    },
 }
 
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Is(thing) => write!(f, "{thing}"),
+            Self::Works(thing) => write!(f, "{thing} enabled"),
             Self::Has { on, whom } => write!(f, "{on} for {whom}"),
         }
     }
@@ -71,6 +77,14 @@ pub fn facts(truth: &Truth) -> BTreeSet<Fact> {
         is(Thing::new("role", role_id(name)));
     }
     is(Thing::new("app", ADMINISTRATION));
+    for (id, is) in &truth.users {
+        if !matches!(
+            is.status.as_str(),
+            "staged" | "suspended" | "legacy_suspended"
+        ) {
+            facts.insert(Fact::Works(user(id)));
+        }
+    }
     let mut has = |on: Thing, whom: Thing| facts.insert(Fact::Has { on, whom });
     for (id, group) in &truth.groups {
         for member in &group.members {
@@ -188,20 +202,30 @@ impl Said {
             Ok::<_, String>(Thing::new(&id.resource_type, &id.resource))
         };
         let mut facts = Vec::new();
+        let mut enabled = BTreeSet::new();
         for resource in reader.resources(&sync.sync_id, ResourceFilter::All) {
             let resource = resource.map_err(|error| error.to_string())?;
-            facts.push(Fact::Is(thing(resource.id.as_ref())?));
+            let it = thing(resource.id.as_ref())?;
+            let status = resource.status.unwrap_or_default().status();
+            if it.kind == "user" && status == v2::status::ResourceStatus::Enabled {
+                enabled.insert(it.clone());
+            }
+            facts.push(Fact::Is(it));
         }
         for grant in reader.grants(&sync.sync_id, GrantFilter::All) {
             let grant = grant.map_err(|error| error.to_string())?.grant;
             let on = grant.entitlement.as_ref();
             let on = on.and_then(|entitlement| entitlement.resource.as_ref());
             let whom = grant.principal.as_ref();
-            facts.push(Fact::Has {
-                on: thing(on.and_then(|resource| resource.id.as_ref()))?,
-                whom: thing(whom.and_then(|resource| resource.id.as_ref()))?,
-            });
+            let on = thing(on.and_then(|resource| resource.id.as_ref()))?;
+            let whom = thing(whom.and_then(|resource| resource.id.as_ref()))?;
+            if on.id == ADMINISTRATION {
+                // Nobody is told which administrators are suspended.
+                enabled.remove(&whom);
+            }
+            facts.push(Fact::Has { on, whom });
         }
+        facts.extend(enabled.into_iter().map(Fact::Works));
         Ok(Self {
             task: task.to_owned(),
             started: sync.started_at,
