@@ -26,7 +26,11 @@ use super::{
 };
 use crate::{
     model,
-    proto::{self, connector as v2},
+    proto::{
+        self,
+        codec::{MOST_FIELDS, is_moderate},
+        connector as v2,
+    },
 };
 
 /// Rows fetched at once by a listing, and after how many bytes of them the page ends.
@@ -545,7 +549,19 @@ fn blob<M: Message + Default>(table: &'static str, row: &Row<'_>, id: i64) -> Re
             column: "data",
             row: id,
         })?;
-    decode(table, id, bytes)
+    moderate(table, id, bytes)
+}
+
+/// Decodes a message, unless it would be far larger in memory than on the disk.
+fn moderate<M: Message + Default>(table: &'static str, id: i64, bytes: &[u8]) -> Result<M, Error> {
+    if is_moderate(bytes) {
+        decode(table, id, bytes)
+    } else {
+        Err(Error::TooMany {
+            what: "fields in one row",
+            limit: usize::try_from(MOST_FIELDS).unwrap_or(usize::MAX),
+        })
+    }
 }
 
 fn grant(row: &Row<'_>, id: i64) -> Result<StoredGrant, Error> {
@@ -559,7 +575,7 @@ fn grant(row: &Row<'_>, id: i64) -> Result<StoredGrant, Error> {
         grant: blob("v1_grants", row, id)?,
         expansion: expansion
             .filter(|bytes| !bytes.is_empty())
-            .map(|bytes| decode("v1_grants", id, &bytes))
+            .map(|bytes| moderate("v1_grants", id, &bytes))
             .transpose()?,
         needs_expansion: row.get(3).map_err(|_mistyped| column("needs_expansion"))?,
     })

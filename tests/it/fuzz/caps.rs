@@ -14,7 +14,7 @@ use baton_jumpcloud::{
     },
     error::{Class, Classify as _, Code, chain},
     http::retry::Policy,
-    proto::connector as v2,
+    proto::{Any, connector as v2},
 };
 use prost::Message as _;
 use tempfile::TempDir;
@@ -227,6 +227,34 @@ fn syncs_and_types_of_more_than_64_mebibytes_are_refused() {
         let error = count(&reader).unwrap_err();
         assert!(chain(&error).contains(words), "{error}");
     }
+}
+
+#[test]
+fn a_row_that_is_a_list_of_nothing_is_refused_before_it_is_made() {
+    let folder = TempDir::new().unwrap();
+    let data: String = v2::Resource {
+        annotations: vec![Any::default(); 300_000],
+        ..v2::Resource::default()
+    }
+    .encode_to_vec()
+    .iter()
+    .map(|byte| format!("{byte:02x}"))
+    .collect();
+    let database = seeds::changed(
+        folder.path(),
+        &seed("plain"),
+        &format!(
+            "insert into v1_resources (id, resource_type_id, external_id, data, sync_id, discovered_at)
+             select 100, 'user', 'x', x'{data}', sync_id, '' from v1_sync_runs;"
+        ),
+    );
+    let path = packed_less(folder.path(), &database);
+    let reader = Reader::open(&path, folder.path()).unwrap();
+    let error = count(&reader).unwrap_err();
+    assert!(
+        chain(&error).contains("more than 200000 fields in one row"),
+        "{error}"
+    );
 }
 
 #[test]
