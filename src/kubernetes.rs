@@ -82,7 +82,8 @@ pub enum Error {
 ///
 /// Reads files, and talks to nobody yet. The token is read again at least once a minute and the certificate authority
 /// when it changes, by `kube`, since both are replaced while a pod runs. A kubeconfig that has a program started for its
-/// credential is refused: it would inherit the environment, secrets included. No proxy is used but one that a kubeconfig names.
+/// credential is refused: it would inherit the environment, secrets included. In a pod no proxy is used; with a kubeconfig
+/// `kube` takes the one that it names, else that of `HTTPS_PROXY`.
 pub async fn client() -> Result<Client, Error> {
     let config = kube::Config::infer()
         .await
