@@ -786,10 +786,14 @@ async fn what_is_not_found_while_nothing_is_found_is_not_gone() {
         let report = engine_sync(&rig).await.unwrap();
         assert_eq!(report.warnings, [""; 0], "{until}");
     }
-    let rig = Rig::start(small()).await;
-    rig.sim.add_fault("/api/v2/roles@1:404").unwrap();
-    let report = engine_sync(&rig).await.unwrap();
-    assert_eq!(report.warnings, [""; 0]);
+    for code in [402, 403, 404] {
+        let rig = Rig::start(small()).await;
+        rig.sim
+            .add_fault(&format!("/api/v2/roles@1:{code}"))
+            .unwrap();
+        let report = engine_sync(&rig).await.unwrap();
+        assert_eq!(report.warnings, [""; 0], "{code}");
+    }
 }
 
 #[tokio::test]

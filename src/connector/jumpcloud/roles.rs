@@ -186,19 +186,17 @@ impl JumpCloud {
             let take = |ListedRole(row)| listed.push(row);
             read::<ListedRole>(&self.client, session, keep, list.clone(), take).await
         };
+        let is_refused =
+            |error: &Error| matches!(error.code(), Code::PermissionDenied | Code::NotFound);
         let mut found = look().await;
-        if found
-            .as_ref()
-            .is_err_and(|error| error.code() == Code::NotFound)
-        {
+        // An edge that refuses or finds nothing for a moment is no lack of a permission.
+        if found.as_ref().is_err_and(is_refused) {
             self.expect_list(&Read::Administrators).await?;
             found = look().await;
         }
         match found {
             Ok(_) => {}
-            Err(error) if matches!(error.code(), Code::PermissionDenied | Code::NotFound) => {
-                session.warn(Warning::RolesUnreadable, "");
-            }
+            Err(error) if is_refused(&error) => session.warn(Warning::RolesUnreadable, ""),
             Err(error) => return Err(error),
         }
         let (roles, shared) = Roles::join(&listed, &administrators);
