@@ -89,6 +89,11 @@ impl Wish {
         hex(&Sha256::digest(text.as_bytes()))
     }
 
+    /// Whether the sync of a folder is of this kind, in each of those.
+    fn is_of(&self, manifest: &Manifest) -> bool {
+        self.fingerprint(&manifest.salt) == manifest.fingerprint
+    }
+
     fn is_young(&self, manifest: &Manifest) -> bool {
         is_young(manifest, self.now, self.max_age)
     }
@@ -118,7 +123,7 @@ impl Folder {
             for (path, manifest, lock) in left_over(work_dir)? {
                 if !wish.is_young(&manifest) {
                     discard(&path, "it is older than the limit (sync-resume-max-age)");
-                } else if wish.fingerprint(&manifest.salt) != manifest.fingerprint {
+                } else if !wish.is_of(&manifest) {
                     tracing::debug!(folder = %path.display(), "an unfinished sync of another kind or configuration is left alone");
                 } else if manifest.attempts >= MOST_ATTEMPTS {
                     discard(&path, "too many attempts did not finish it");
@@ -221,16 +226,12 @@ impl Folder {
         if !self.is_kept {
             return Ok(());
         }
-        for entry in fs::read_dir(work_dir)? {
-            let entry = entry?;
-            let path = entry.path();
-            if path == self.path || !is_ours(&entry) || check_private(&path).is_err() {
+        for path in folders(work_dir)? {
+            if path == self.path {
                 continue;
             }
-            let is_earlier = manifest(&path).is_some_and(|other| {
-                other.started_at <= self.started_at
-                    && wish.fingerprint(&other.salt) == other.fingerprint
-            });
+            let is_earlier = manifest(&path)
+                .is_some_and(|other| other.started_at <= self.started_at && wish.is_of(&other));
             if is_earlier {
                 disown(&path)?;
                 if File::open(path.join(LOCK_FILE)).is_ok_and(|lock| lock.try_lock().is_ok()) {
@@ -297,8 +298,8 @@ fn discard(path: &Path, reason: &str) {
     }
 }
 
-/// The unfinished syncs whose owner is gone, the newest first, with their locks.
-fn left_over(work_dir: &Path) -> io::Result<Vec<(PathBuf, Manifest, File)>> {
+/// The folders of syncs, running or not, that nobody else can have made.
+fn folders(work_dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(work_dir)? {
         let entry = entry?;
@@ -306,10 +307,20 @@ fn left_over(work_dir: &Path) -> io::Result<Vec<(PathBuf, Manifest, File)>> {
             continue;
         }
         let path = entry.path();
-        if let Err(error) = check_private(&path) {
-            tracing::warn!(error = %error, "an unfinished sync that is not ours alone is left alone");
-            continue;
+        match check_private(&path) {
+            Ok(()) => found.push(path),
+            Err(error) => {
+                tracing::warn!(error = %error, "an unfinished sync that is not ours alone is left alone");
+            }
         }
+    }
+    Ok(found)
+}
+
+/// The unfinished syncs whose owner is gone, the newest first, with their locks.
+fn left_over(work_dir: &Path) -> io::Result<Vec<(PathBuf, Manifest, File)>> {
+    let mut found = Vec::new();
+    for path in folders(work_dir)? {
         let Ok(lock) = File::open(path.join(LOCK_FILE)) else {
             continue;
         };
