@@ -550,8 +550,8 @@ macro_rules! identified {
                 self.id().map(str::to_owned)
             }
 
-            fn is_legible(&self) -> bool {
-                self.id().is_some() && ($(self.$field.is_some())||+)
+            fn is_bare(&self) -> bool {
+                $(self.$field.is_none())&&+
             }
         }
 

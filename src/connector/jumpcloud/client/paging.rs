@@ -239,12 +239,13 @@ pub(super) fn any_rows<T>(_rows: &[T]) -> Option<Problem> {
 /// Most rows tell what they are. An answer of which less can be read is worth another attempt, like one that is no JSON;
 /// people without status and administrators without roles would look like access taken away.
 fn identified<T: Identified>(rows: &[T]) -> Option<Problem> {
-    let count = |is_odd: fn(&T) -> bool| {
-        u64::try_from(rows.iter().filter(|row| is_odd(row)).count()).unwrap_or(u64::MAX)
-    };
-    let of = count(|_| true);
-    let unnamed = count(|row| row.identity().is_none());
-    let empty = count(|row| !row.is_legible());
+    let (mut of, mut unnamed, mut empty) = (0_u64, 0_u64, 0_u64);
+    for row in rows {
+        let is_unnamed = row.identity().is_none();
+        of += 1;
+        unnamed += u64::from(is_unnamed);
+        empty += u64::from(is_unnamed || row.is_bare());
+    }
     let words = if lacks_too_much(unnamed, of) {
         format!("{unnamed} of {of} rows have no usable id, which would be a text of 1 to 256 bytes")
     } else if empty > 1 && lacks_too_much(empty, of) {
@@ -379,9 +380,9 @@ pub trait Identified {
     /// A text that no other row of the listing has; `None` where the row does not tell.
     fn identity(&self) -> Option<String>;
 
-    /// Whether the row says enough of what it is to stand for it.
-    fn is_legible(&self) -> bool {
-        self.identity().is_some()
+    /// Whether the row lacks all that rows of its kind have beside an id.
+    fn is_bare(&self) -> bool {
+        false
     }
 }
 
