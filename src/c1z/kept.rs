@@ -323,6 +323,15 @@ mod tests {
         assert!(store.resource_at(2).unwrap().is_none());
     }
 
+    /// A store with one row and a checkpoint behind it.
+    fn at_the_first_checkpoint(folder: &Path) -> (Store, Timestamp) {
+        let mut store = kept(folder);
+        let now = start().started_at;
+        store.put_resources(&[group("a")], now).unwrap();
+        store.checkpoint("{\"at\":1}").unwrap();
+        (store, now)
+    }
+
     /// Whether a store refuses all further writes, and what its folder holds is the first checkpoint with its one row.
     fn assert_refuses_and_keeps_the_first_checkpoint(mut store: Store, folder: &Path) {
         let now = start().started_at;
@@ -353,10 +362,7 @@ mod tests {
     #[test]
     fn no_checkpoint_follows_a_write_that_took_the_rows_before_it_along() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = kept(folder.path());
-        let now = start().started_at;
-        store.put_resources(&[group("a")], now).unwrap();
-        store.checkpoint("{\"at\":1}").unwrap();
+        let (mut store, now) = at_the_first_checkpoint(folder.path());
         // What SQLite does by itself when the disk is full, on an I/O error and on an interrupt.
         store
             .connection
@@ -374,10 +380,7 @@ mod tests {
     #[test]
     fn no_checkpoint_follows_a_write_for_which_there_was_no_room() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = kept(folder.path());
-        let now = start().started_at;
-        store.put_resources(&[group("a")], now).unwrap();
-        store.checkpoint("{\"at\":1}").unwrap();
+        let (mut store, now) = at_the_first_checkpoint(folder.path());
         store
             .connection
             .query_row("pragma max_page_count = 1", [], |_row| Ok(()))
@@ -394,10 +397,7 @@ mod tests {
     #[test]
     fn no_checkpoint_follows_a_commit_that_failed() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = kept(folder.path());
-        let now = start().started_at;
-        store.put_resources(&[group("a")], now).unwrap();
-        store.checkpoint("{\"at\":1}").unwrap();
+        let (mut store, now) = at_the_first_checkpoint(folder.path());
         store.put_resources(&[group("b")], now).unwrap();
         store.connection.execute_batch("rollback").unwrap();
         let many: Vec<_> = (0..9000).map(|_| v2::Resource::default()).collect();

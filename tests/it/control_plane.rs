@@ -389,6 +389,25 @@ impl Server {
         self.script.polls.lock().unwrap().push_back(answer);
     }
 
+    fn answer_batch(&self, tasks: Vec<baton::Task>) {
+        let batch = baton::BatonServiceGetTasksResponse {
+            tasks,
+            ..Default::default()
+        };
+        self.script.batches.lock().unwrap().push_back(batch);
+    }
+
+    /// Why a batch with this task is refused; the next one arrives.
+    async fn refused(&self, task_of_it: baton::Task) -> String {
+        self.answer_batch(vec![task_of_it]);
+        self.answer_batch(vec![task("b")]);
+        let client = self.client();
+        let error = soon(client.next_tasks(1, Vec::new())).await.unwrap_err();
+        let polled = soon(client.next_tasks(1, Vec::new())).await.unwrap();
+        assert_eq!(polled.tasks[0].id, "b");
+        chain(&error)
+    }
+
     fn token_requests(&self) -> usize {
         self.script.token_requests.lock().unwrap().len()
     }
@@ -701,11 +720,7 @@ async fn a_poll_brings_tasks_without_the_none_ones_and_the_pause() {
 async fn a_batch_asks_for_1_to_100_tasks_and_returns_no_more_than_asked_for() {
     let server = Server::start().await;
     let client = server.client();
-    let batch = baton::BatonServiceGetTasksResponse {
-        tasks: vec![task("a"), task("b"), task("c")],
-        ..Default::default()
-    };
-    server.script.batches.lock().unwrap().push_back(batch);
+    server.answer_batch(vec![task("a"), task("b"), task("c")]);
     let known = vec![TASK.to_owned()];
     let polled = soon(client.next_tasks(2, known.clone())).await.unwrap();
     assert_eq!(polled.tasks.len(), 2);
@@ -727,11 +742,7 @@ async fn a_batch_larger_than_the_usual_4_mib_arrives() {
             value: vec![7; 6 * 1024 * 1024],
         }],
     }));
-    let batch = baton::BatonServiceGetTasksResponse {
-        tasks: vec![large],
-        ..Default::default()
-    };
-    server.script.batches.lock().unwrap().push_back(batch);
+    server.answer_batch(vec![large]);
     let polled = soon(server.client().next_tasks(1, Vec::new()))
         .await
         .unwrap();
@@ -748,19 +759,8 @@ async fn a_message_beyond_16_mib_is_refused_and_the_next_one_arrives() {
             value: vec![7; 17 * 1024 * 1024],
         }],
     }));
-    for tasks in [vec![large], vec![task("b")]] {
-        let batch = baton::BatonServiceGetTasksResponse {
-            tasks,
-            ..Default::default()
-        };
-        server.script.batches.lock().unwrap().push_back(batch);
-    }
-    let client = server.client();
-    let error = soon(client.next_tasks(1, Vec::new())).await.unwrap_err();
-    let text = chain(&error);
+    let text = server.refused(large).await;
     assert!(text.len() < 500, "{text}");
-    let polled = soon(client.next_tasks(1, Vec::new())).await.unwrap();
-    assert_eq!(polled.tasks[0].id, "b");
 }
 
 #[tokio::test]
@@ -771,18 +771,8 @@ async fn a_message_of_more_fields_than_any_task_has_is_refused_before_it_is_made
         targeted_sync_resources: vec![Default::default(); 1_000_000],
         ..Default::default()
     }));
-    for tasks in [vec![many], vec![task("b")]] {
-        let batch = baton::BatonServiceGetTasksResponse {
-            tasks,
-            ..Default::default()
-        };
-        server.script.batches.lock().unwrap().push_back(batch);
-    }
-    let client = server.client();
-    let error = soon(client.next_tasks(1, Vec::new())).await.unwrap_err();
-    assert!(chain(&error).contains("more than 200000 fields"), "{error}");
-    let polled = soon(client.next_tasks(1, Vec::new())).await.unwrap();
-    assert_eq!(polled.tasks[0].id, "b");
+    let text = server.refused(many).await;
+    assert!(text.contains("more than 200000 fields"), "{text}");
 }
 
 #[tokio::test]

@@ -53,6 +53,13 @@ fn count(reader: &Reader) -> Result<usize, Error> {
     Ok(rows)
 }
 
+/// A message as SQL writes bytes.
+fn bytes_of(message: &v2::Resource) -> String {
+    let bytes = message.encode_to_vec();
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("x'{digits}'")
+}
+
 /// As [`packed`], with as much behind it as keeps the file from looking like a bomb.
 fn packed_less(folder: &Path, database: &[u8]) -> PathBuf {
     let path = packed(folder, database);
@@ -232,20 +239,16 @@ fn syncs_and_types_of_more_than_64_mebibytes_are_refused() {
 #[test]
 fn a_row_that_is_a_list_of_nothing_is_refused_before_it_is_made() {
     let folder = TempDir::new().unwrap();
-    let data: String = v2::Resource {
+    let data = bytes_of(&v2::Resource {
         annotations: vec![Any::default(); 300_000],
         ..v2::Resource::default()
-    }
-    .encode_to_vec()
-    .iter()
-    .map(|byte| format!("{byte:02x}"))
-    .collect();
+    });
     let database = seeds::changed(
         folder.path(),
         &seed("plain"),
         &format!(
             "insert into v1_resources (id, resource_type_id, external_id, data, sync_id, discovered_at)
-             select 100, 'user', 'x', x'{data}', sync_id, '' from v1_sync_runs;"
+             select 100, 'user', 'x', {data}, sync_id, '' from v1_sync_runs;"
         ),
     );
     let path = packed_less(folder.path(), &database);
@@ -264,22 +267,17 @@ fn rows_of_a_mebibyte_come_in_pages_of_16_and_none_is_lost() {
     let before = Reader::open(&packed(folder.path(), &plain), folder.path())
         .and_then(|reader| count(&reader))
         .unwrap();
-    let large = v2::Resource {
+    let data = bytes_of(&v2::Resource {
         description: "x".repeat(1 << 20),
         ..v2::Resource::default()
-    };
-    let data: String = large
-        .encode_to_vec()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    });
     let database = seeds::changed(
         folder.path(),
         &plain,
         &format!(
             "insert into v1_resources (id, resource_type_id, external_id, data, sync_id, discovered_at)
              with recursive n(i) as (select 100 union all select i + 1 from n where i < 139)
-             select i, 'user', i, x'{data}', (select sync_id from v1_sync_runs), '' from n;"
+             select i, 'user', i, {data}, (select sync_id from v1_sync_runs), '' from n;"
         ),
     );
     // Only as large as its 40 rows, and so compressed less than they would be alone.
